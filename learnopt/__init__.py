@@ -1,0 +1,1 @@
+"""learnopt: learned optimization for PyTorch."""

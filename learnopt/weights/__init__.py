@@ -1,0 +1,1 @@
+"""Pretrained meta-weights that ship in the wheel."""
