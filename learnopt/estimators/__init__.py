@@ -1,1 +1,11 @@
-"""Estimators of the meta-gradient."""
+"""Estimators of the meta-gradient, by name."""
+
+from __future__ import annotations
+
+from learnopt.estimators.base import Episode, Estimate, Estimator, noise
+from learnopt.estimators.es import AntitheticES
+from learnopt.estimators.nres import NoiseReuseES
+
+ESTIMATORS: dict[str, type[Estimator]] = {e.name: e for e in (AntitheticES, NoiseReuseES)}
+
+__all__ = ["ESTIMATORS", "AntitheticES", "Episode", "Estimate", "Estimator", "NoiseReuseES", "noise"]

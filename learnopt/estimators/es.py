@@ -1,0 +1,29 @@
+"""Antithetic evolution strategies over full unrolls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from learnopt import objective
+from learnopt.estimators.base import Episode, Estimate, Estimator
+from learnopt.task import seed_of
+from learnopt.unroll import Problem, unroll
+
+
+class AntitheticES(Estimator):
+    """Every pair runs the whole horizon; unbiased for the smoothed objective (Salimans et al. 2017)."""
+
+    name = "es"
+
+    def estimate(self, theta: Tensor, episode: Episode, carry: dict[str, Any] | None = None) -> Estimate:
+        """One episode from its initialisation to its horizon; `carry` is not used."""
+        seeds = [seed_of(episode.seed, i) for i in range(self.pairs)]
+        problem = Problem(episode.task, seeds, copies=2)
+        steps = episode.steps
+        thetas = self.perturbed(theta, episode.seed)
+        _, trajectory = unroll(problem, thetas, problem.begin(), 0, steps, episode.telling, valid_at=(steps,))
+        reference = trajectory.losses[0].median()
+        losses = objective.meta_loss(trajectory, reference)
+        return Estimate(episode.seed, objective.paired(losses), float(losses.mean()), steps * problem.n)

@@ -1,0 +1,131 @@
+"""What the meta-network sees: loss history, progress and tensor statistics as named, versioned columns.
+
+Every column is dimensionless: multiplying the loss, the gradients or all weights by a constant changes none of them, so
+the decisions of the rule do not depend on anybody's units.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+VERSION = 1
+"""Raised whenever a column changes its meaning; an artifact of another version is refused."""
+
+GLOBAL = (
+    "loss_log_slope", "loss_log_drop", "loss_log_rebound", "loss_slope", "loss_rebound", "loss_noise", "loss_known",
+    "progress", "progress_squared", "log_step", "log_horizon", "horizon_known",
+)  # fmt: skip
+"""Columns per run."""
+
+TENSOR = (
+    "snr_fast", "snr_slow", "cos_gradient_slow", "cos_fast_slow", "growth", "init_scale", "gradient_decline",
+    "log_size", "is_matrix", "is_convolution", "log_aspect",
+)  # fmt: skip
+"""Columns per parameter tensor."""
+
+PARAMETER = ("gradient", "fast", "slow", "gradient_fast", "fast_slow", "weight")
+"""Columns per parameter."""
+
+STATISTICS = ("r_gradient", "r_fast", "r_slow", "gradient_slow", "fast_slow", "weight", "variance")
+"""Raw means per tensor, gathered while a step is taken and read by the next one, so that a step is one pass over memory."""
+
+_FAST, _SLOW = 0.15, 0.02
+_FIRST = 5
+"""Losses averaged into the reference that progress is measured against."""
+_TINY = 1e-30
+
+
+class LossHistory(NamedTuple):
+    """Running summary of the training losses; every field has shape `(N,)`."""
+
+    fast: Tensor
+    slow: Tensor
+    first: Tensor
+    best: Tensor
+    noise: Tensor
+    count: Tensor
+
+
+def empty_history(n: int, device: torch.device | None = None) -> LossHistory:
+    """A history that has seen no loss, for `n` runs."""
+    return LossHistory(*(torch.zeros(n, device=device) for _ in LossHistory._fields))
+
+
+def observe(history: LossHistory, loss: Tensor | None) -> LossHistory:
+    """Add one loss per run, shape `(N,)`; runs whose loss is not finite, or `None` for all, keep their history."""
+    if loss is None:
+        return history
+    loss = loss.detach().to(history.fast.dtype)
+    seen = torch.isfinite(loss)
+    loss = torch.where(seen, loss, history.fast)
+    count = history.count + 1
+    # the weights 1/count make every average start as a plain mean: no bias, no correction
+    fast = torch.lerp(history.fast, loss, torch.clamp_min(1 / count, _FAST))
+    slow = torch.lerp(history.slow, loss, torch.clamp_min(1 / count, _SLOW))
+    first = torch.lerp(history.first, loss, torch.where(count <= _FIRST, 1 / count, torch.zeros_like(count)))
+    best = torch.where(count <= 1, fast, torch.minimum(history.best, fast))
+    gap = (loss - history.slow).abs() * (count > 1)
+    noise = torch.lerp(history.noise, gap, torch.clamp_min(1 / count, _SLOW))
+    new = LossHistory(fast, slow, first, best, noise, count)
+    return LossHistory(*(torch.where(seen, a, b) for a, b in zip(new, history, strict=True)))
+
+
+def _log_ratio(a: Tensor, b: Tensor, floor: Tensor) -> Tensor:
+    return (torch.maximum(a, floor) / torch.maximum(b, floor)).log()
+
+
+def global_columns(history: LossHistory, step: Tensor, horizon: Tensor) -> Tensor:
+    """The `GLOBAL` columns, shape `(N, len(GLOBAL))`.
+
+    Args:
+        history: after `observe` of this step's loss.
+        step: steps already taken, shape `()`.
+        horizon: told number of steps, shape `()`; 0 when unknown.
+    """
+    fast, slow, first, best, noise, count = history
+    known = (count > 0).to(fast.dtype)
+    positive = known * (best > 0)  # logarithms say nothing about losses that may be negative
+    floor = 1e-4 * first.abs() + _TINY
+    span = (first - best).abs() + noise + _TINY
+    told = (horizon > 0).to(fast.dtype)
+    progress = told * ((step + 1) / horizon.clamp_min(1)).clamp(max=1.0)
+    rows = [
+        positive * _log_ratio(fast, slow, floor).clamp(-3, 3),
+        positive * _log_ratio(fast, first, floor).clamp(-9, 3) / 3,
+        positive * _log_ratio(fast, best, floor).clamp(-3, 3),
+        known * ((fast - slow) / span).clamp(-1, 1),
+        known * ((fast - best) / span).clamp(0, 2),
+        known * (noise / span).clamp(0, 1),
+        known,
+    ]
+    scalars = [progress, progress**2, (step + 1).log() / 8, told * horizon.clamp_min(1).log() / 8, told]
+    rows += [s.to(fast.dtype).expand_as(fast) for s in scalars]
+    return torch.stack(rows, -1)
+
+
+def tensor_columns(statistics: Tensor, rms0: Tensor, unit: Tensor, peak: Tensor, shape_columns: Tensor) -> Tensor:
+    """The `TENSOR` columns, shape `(N, tensors, len(TENSOR))`, from the statistics of the step before.
+
+    Args:
+        statistics: `(N, tensors, len(STATISTICS))`.
+        rms0: root mean square of each tensor at initialisation, `(N, tensors)`.
+        unit: each tensor's unit of weight, `(N, tensors)`.
+        peak: largest mean second moment of the gradient so far, `(N, tensors)`.
+        shape_columns: what follows from the shapes alone, `(tensors, 4)`.
+    """
+    r0, r1, r2, c02, c12, weight, variance = statistics.unbind(-1)
+    rows = [
+        (r1 + 1e-4).log() / 4,
+        (r2 + 1e-4).log() / 4,
+        c02 / (r0 * r2 + 1e-12).sqrt(),
+        c12 / (r1 * r2 + 1e-12).sqrt(),
+        ((weight.sqrt() + 0.01 * unit) / (rms0 + 0.03 * unit)).log().clamp(-3, 3),
+        (rms0 / unit + 0.03).log().clamp(-4, 4) / 2,
+        ((variance + _TINY) / (peak + _TINY)).clamp_min(1e-9).log() / 8,
+    ]
+    started = (r0 > 0).to(r0.dtype)
+    dynamic = torch.stack([started * r for r in rows[:4]] + [rows[4], rows[5], started * rows[6]], -1)
+    return torch.cat([dynamic, shape_columns.expand(*dynamic.shape[:2], -1)], -1)

@@ -1,0 +1,139 @@
+"""Meta-training: sample episodes, estimate the meta-gradient, step, save, resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learnopt import artifact, rule
+from learnopt.checkpoint import Checkpoint, MetaLog, load_checkpoint, save_checkpoint
+from learnopt.episodes import EpisodeSpec, TaskSource, draw
+from learnopt.estimators import ESTIMATORS, Estimate, Estimator
+from learnopt.meta_config import MetaTrainConfig
+from learnopt.task import seed_of
+from learnopt.workers import Pool
+
+BETAS = (0.9, 0.98)
+VALID_SEEDS = 2
+
+Listener = Callable[[dict[str, Any]], None]
+"""Receives the log row of every meta-step."""
+
+
+def make_estimator(config: MetaTrainConfig) -> Estimator:
+    """The estimator that the settings name."""
+    kind = ESTIMATORS[config.estimator]
+    extra = {"window": config.window} if kind.keeps_state else {}
+    return kind(config.pairs, config.sigma, **extra)
+
+
+@dataclass
+class MetaTrainer:
+    """State and steps of one meta-training run; a function of its settings, whatever the number of workers.
+
+    Args:
+        source: where tasks come from.
+        out: folder of the checkpoint and the log.
+    """
+
+    config: MetaTrainConfig
+    source: TaskSource
+    out: Path
+    pool: Pool
+    listener: Listener = lambda row: None
+    state: Checkpoint = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.estimator = make_estimator(self.config)
+        saved = load_checkpoint(self.out, self.config)
+        self.state = saved or Checkpoint.fresh(self._start(), self.config)
+        self.log = MetaLog(self.out, self.state.meta_step)
+
+    def _start(self) -> Tensor:
+        if self.config.start_from is not None:
+            return artifact.load(self.config.start_from).theta.clone()
+        return rule.initial_theta(torch.Generator().manual_seed(seed_of("theta", self.config.seed) % 2**63))
+
+    def run(self) -> Checkpoint:
+        """Go on until the last meta-step; saves on the way, at the end and when interrupted."""
+        saved = time.monotonic()
+        if self.state.meta_step == 0:
+            self._validate({})
+        try:
+            while self.state.meta_step < self.config.meta_steps:
+                self.listener(self.step())
+                if time.monotonic() - saved >= 60 * self.config.checkpoint_minutes:
+                    self.save()
+                    saved = time.monotonic()
+        finally:
+            self.save()
+        return self.state
+
+    def save(self) -> None:
+        """Write log and checkpoint; a crash at any point leaves the previous pair usable."""
+        self.log.flush()
+        save_checkpoint(self.out, self.state, self.config)
+
+    def step(self) -> dict[str, Any]:
+        """One meta-step; returns its log row. The state changes only when all of it has succeeded."""
+        began, state = time.monotonic(), self.state
+        specs = self._episodes()
+        estimates = self.pool.estimate(self.estimator, state.theta, specs, state.carries)
+        gradient = self.estimator.gradient(state.theta.numel(), estimates)
+        lr = self._learning_rate(state.meta_step)
+        self._update(gradient, lr, estimates)
+        row: dict[str, Any] = {
+            "meta_step": state.meta_step, "meta_loss": sum(e.meta_loss for e in estimates) / len(estimates),
+            "gradient_norm": float(gradient.norm()), "meta_lr": lr,
+            "inner_steps": sum(e.inner_steps for e in estimates),
+        }  # fmt: skip
+        if state.meta_step % self.config.valid_every == 0 or state.meta_step == self.config.meta_steps:
+            self._validate(row)
+        row["seconds"] = round(time.monotonic() - began, 3)
+        self.log.add(row)
+        return row
+
+    def _episodes(self) -> list[EpisodeSpec]:
+        state, slots = self.state, range(self.config.episodes)
+        if not self.estimator.keeps_state:
+            return [draw(self.config, state.meta_step, i) for i in slots]
+        specs = [draw(self.config, i, state.generations[i]) for i in slots]
+        for i in slots:
+            if state.generations[i] == 0:  # cut the first episodes so that the particles do not stay in step
+                share = (i + 1) / len(slots)
+                specs[i] = EpisodeSpec(specs[i].seed, max(2, round(specs[i].steps * share)), specs[i].telling)
+        return specs
+
+    def _learning_rate(self, meta_step: int) -> float:
+        final, share = self.config.meta_lr_final, meta_step / self.config.meta_steps
+        return self.config.meta_lr * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share)))
+
+    def _update(self, gradient: Tensor, lr: float, estimates: list[Estimate]) -> None:
+        s = self.state
+        k = s.meta_step + 1
+        s.first = BETAS[0] * s.first + (1 - BETAS[0]) * gradient
+        s.second = BETAS[1] * s.second + (1 - BETAS[1]) * gradient**2
+        step = (s.first / (1 - BETAS[0] ** k)) / ((s.second / (1 - BETAS[1] ** k)).sqrt() + 1e-8)
+        s.theta = s.theta - lr * step
+        s.meta_step = k
+        s.inner_steps += sum(e.inner_steps for e in estimates)
+        if self.estimator.keeps_state:
+            s.carries = [e.carry for e in estimates]
+            s.generations = [g + (e.carry is None) for g, e in zip(s.generations, estimates, strict=True)]
+
+    def _validate(self, row: dict[str, Any]) -> None:
+        scores = self.pool.validate(self.state.theta, self.config, VALID_SEEDS)
+        score = sum(scores.values()) / max(len(scores), 1)
+        row["valid"], row["valid_tasks"] = score, scores
+        if score < self.state.best_score:
+            self.state.best_score, self.state.best_theta = score, self.state.theta.clone()
+            self.state.best_step = self.state.meta_step
+        if self.state.meta_step == 0:
+            self.log.add({"meta_step": 0, **row})

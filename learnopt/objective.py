@@ -1,0 +1,44 @@
+"""From what a run went through to one number that says how good its meta-weights are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from learnopt.unroll import Trajectory
+
+FLOOR = 1e-3
+"""Share of the initial loss below which a further gain counts little."""
+CEILING = 15.0
+"""Multiple of the initial loss above which a run counts as diverged; worse is not worse."""
+WEIGHTS = {"valid": 0.5, "late": 0.3, "mean": 0.2}
+"""Final validation loss, training loss over the last fifth, and over the whole run."""
+
+
+def log_loss(losses: Tensor, reference: Tensor) -> Tensor:
+    """Logarithm of the loss in units of `reference`, between log(FLOOR) and log(CEILING); not finite counts as diverged."""
+    ratio = (losses / reference).nan_to_num(CEILING, CEILING, CEILING)
+    return (ratio.clamp(0, CEILING) + FLOOR).log()
+
+
+def meta_loss(trajectory: Trajectory, reference: Tensor, weights: dict[str, float] | None = None) -> Tensor:
+    """Meta-loss of every run, shape `(N,)`; free of the task's scale.
+
+    Args:
+        trajectory: with at least one validation loss, the last one at the end.
+        reference: the task's initial loss, shape `()`.
+        weights: of the three terms, `WEIGHTS` unless given.
+    """
+    share = weights or WEIGHTS
+    train = log_loss(trajectory.losses, reference)
+    late = train[int(0.8 * len(train)) :].mean(0)
+    valid = log_loss(trajectory.valid[-1], reference)
+    return share["valid"] * valid + share["late"] * late + share["mean"] * train.mean(0)
+
+
+def paired(meta_losses: Tensor) -> Tensor:
+    """Antithetic differences, `(2M,)` to `(M,)`, in units of their spread and clipped at 2, so that no task dominates."""
+    m = meta_losses.shape[0] // 2
+    d = meta_losses[:m] - meta_losses[m:]
+    spread = d.std() if m > 1 else d.abs().mean()
+    return torch.clamp(d / (spread + 1e-3), -2, 2)

@@ -1,0 +1,271 @@
+"""The learned update rule: the only place where its arithmetic lives.
+
+Three levels decide (`decide`), one function moves a tensor (`advance`), both pure. Every tensor has a leading run
+dimension `N`; a plain optimizer is the case `N = 1`. With zero output weights the rule is a hand-designed optimizer:
+half normalised momentum, half orthogonalised momentum, steps relative to the weights, warm-up and linear decay.
+
+Sources: normalised momentum mixtures and per-parameter MLP after Metz et al. 2022 (VeLO) and Moudgil et al. 2025
+(Celo); orthogonalised momentum after Jordan et al. 2024 (Muon).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from learnopt import features
+from learnopt.features import LossHistory
+from learnopt.layout import Layout, TensorShape
+
+HIDDEN, CONTEXT, WIDTH = 8, 8, 4
+"""Units of the per-tensor LSTM, of the global layer and of the per-parameter MLP."""
+
+_G, _T, _P = len(features.GLOBAL), len(features.TENSOR), len(features.PARAMETER)
+_OUT = 6  # log step, three mixture logits, decay, gate
+
+SHAPES: dict[str, tuple[int, int]] = {
+    "global_in": (_G, CONTEXT), "global_bias": (1, CONTEXT), "global_out": (CONTEXT, 1), "global_skip": (_G, 1),
+    "lstm_in": (_G + _T, 4 * HIDDEN), "lstm_hidden": (HIDDEN, 4 * HIDDEN), "lstm_bias": (1, 4 * HIDDEN),
+    "tensor_out": (HIDDEN, _OUT), "tensor_skip": (_G + _T, _OUT), "tensor_bias": (1, _OUT),
+    "mlp_in": (_P, WIDTH), "mlp_context": (HIDDEN, WIDTH), "mlp_bias": (1, WIDTH),
+    "mlp_out": (WIDTH, 2), "mlp_out_bias": (1, 2),
+}  # fmt: skip
+"""Meta-weights by name, in their order inside a flat theta."""
+
+SIZE = sum(a * b for a, b in SHAPES.values())
+
+BETA_FAST, BETA_SLOW, BETA_SQUARE = 0.9, 0.98, 0.995
+STEP = 0.01
+"""Base step as a share of (rms of the weights + their unit)."""
+DECAY = 0.003
+"""Base share of a matrix that decays per step at full schedule."""
+WARMUP = 0.03
+"""Share of the told horizon that the base schedule warms up for."""
+FLOOR = 0.005
+"""The base schedule does not fall below this, so that a horizon told too short does not freeze the run."""
+_TINY = 1e-37
+
+
+class RuleState(NamedTuple):
+    """State of `N` runs over `n` tensors; the moments are tuples of `(N, *shape)`, one per tensor."""
+
+    fast: tuple[Tensor, ...]
+    slow: tuple[Tensor, ...]
+    square: tuple[Tensor, ...]
+    hidden: Tensor  # (N, n, HIDDEN)
+    cell: Tensor  # (N, n, HIDDEN)
+    statistics: Tensor  # (N, n, len(STATISTICS))
+    rms0: Tensor  # (N, n)
+    unit: Tensor  # (N, n)
+    peak: Tensor  # (N, n)
+    age: Tensor  # (n,): steps that each tensor has taken
+    history: LossHistory
+    step: Tensor  # (): steps taken
+
+
+class Decision(NamedTuple):
+    """What the meta-network decided for one step."""
+
+    schedule: Tensor  # (N,): multiplier of every step size, warm-up and decay included
+    columns: Tensor  # (N, len(GLOBAL)): what it saw of the run
+    step_size: Tensor  # (N, n): learning rate per tensor, in units of weight
+    decay: Tensor  # (N, n): share of each tensor that decays
+    mixture: Tensor  # (N, n, 3): weights of gradient, fast and slow momentum
+    gate: Tensor  # (N, n): share of the orthogonalised direction; 0 for vectors and scalars
+    context: Tensor  # (N, n, WIDTH): what the per-parameter MLP is told about its tensor
+    blend: Tensor  # (n, 3): weights of the new gradient in the three moments
+
+
+def initial_theta(generator: torch.Generator) -> Tensor:
+    """Random input weights and zero output weights, shape `(SIZE,)`: exactly the hand-designed rule."""
+    parts = []
+    for name, (a, b) in SHAPES.items():
+        drawn = name in ("global_in", "lstm_in", "lstm_hidden", "mlp_in", "mlp_context")
+        w = torch.randn(a, b, generator=generator) / a**0.5 if drawn else torch.zeros(a, b)
+        if name == "lstm_bias":
+            w[0, HIDDEN : 2 * HIDDEN] = 1.0  # forget gate open
+        parts.append(w.flatten())
+    return torch.cat(parts)
+
+
+def unpack(theta: Tensor) -> dict[str, Tensor]:
+    """Named meta-weights, each `(N, a, b)`, from a flat theta of shape `(SIZE,)` or `(N, SIZE)`."""
+    if theta.shape[-1] != SIZE:
+        raise ValueError(f"theta has {theta.shape[-1]} meta-weights, this rule has {SIZE}")
+    rows = theta.reshape(-1, SIZE)
+    parts = rows.split([a * b for a, b in SHAPES.values()], -1)
+    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(SHAPES.items(), parts, strict=True)}
+
+
+def init_state(layout: Layout, params: list[Tensor]) -> RuleState:
+    """State before the first step; `params` are `(N, *shape)`, in the layout's order."""
+    n, device = params[0].shape[0], params[0].device
+    count = len(params)
+    weight = torch.stack([mean(p * p) for p in params], -1)
+    statistics = torch.zeros(n, count, len(features.STATISTICS), device=device)
+    statistics[..., features.STATISTICS.index("weight")] = weight
+    rms0 = weight.sqrt()
+    zeros = torch.zeros(n, count, HIDDEN, device=device)
+    return RuleState(
+        fast=tuple(torch.zeros_like(p) for p in params),
+        slow=tuple(torch.zeros_like(p) for p in params),
+        square=tuple(torch.zeros_like(p) for p in params),
+        hidden=zeros, cell=zeros, statistics=statistics, rms0=rms0, unit=layout.units(rms0),
+        peak=torch.zeros(n, count, device=device), age=torch.zeros(count, device=device),
+        history=features.empty_history(n, device), step=torch.zeros((), device=device),
+    )  # fmt: skip
+
+
+def mean(x: Tensor) -> Tensor:
+    """Mean over everything but the run dimension: `(N, *shape)` to `(N,)`."""
+    return x.flatten(1).mean(-1)
+
+
+def base_schedule(step: Tensor, horizon: Tensor) -> Tensor:
+    """Hand-designed schedule in [FLOOR, 1], shape `()`: warm-up, then linear decay; horizon 0 means unknown."""
+    share = (step + 1) / horizon.clamp_min(1)
+    told = (share / WARMUP).clamp(max=1.0) * (1 - step / horizon.clamp_min(1)).clamp(min=FLOOR)
+    untold = ((step + 1) / 20).clamp(max=1.0) * (1 + step / 200).rsqrt()
+    return torch.where(horizon > 0, told, untold)
+
+
+def decide(
+    w: dict[str, Tensor], layout: Layout, state: RuleState, loss: Tensor | None, horizon: Tensor
+) -> tuple[Decision, RuleState]:
+    """The global and the per-tensor level: everything small, nothing of the size of the parameters.
+
+    Args:
+        w: from `unpack`.
+        loss: batch losses before the step, `(N,)`, or None when withheld.
+        horizon: told number of steps, shape `()`; 0 when unknown.
+
+    Returns:
+        The decision, and the state with its small parts advanced.
+    """
+    history = features.observe(state.history, loss)
+    g = features.global_columns(history, state.step, horizon)
+    row = g[:, None]  # (N, 1, G)
+    context = torch.tanh(row @ w["global_in"] + w["global_bias"])
+    logit = (context @ w["global_out"] + row @ w["global_skip"])[:, 0, 0]
+    schedule = base_schedule(state.step, horizon) * torch.exp(2 * logit.clamp(-3, 3))
+
+    t = features.tensor_columns(state.statistics, state.rms0, state.unit, state.peak, layout.columns.to(g.device))
+    x = torch.cat([g[:, None].expand(-1, t.shape[1], -1), t], -1)
+    gates = x @ w["lstm_in"] + state.hidden @ w["lstm_hidden"] + w["lstm_bias"]
+    i, f, o, c = gates.split(HIDDEN, -1)
+    cell = torch.sigmoid(f) * state.cell + torch.sigmoid(i) * torch.tanh(c)
+    hidden = torch.sigmoid(o) * torch.tanh(cell)
+    out = hidden @ w["tensor_out"] + x @ w["tensor_skip"] + w["tensor_bias"]
+
+    is_matrix = layout.is_matrix.to(g.device)
+    rms = state.statistics[..., features.STATISTICS.index("weight")].sqrt()
+    reach = torch.minimum(rms, 1e3 * state.unit) + state.unit  # bounded: a run that blows up does so slowly
+    step_size = STEP * reach * schedule[:, None] * torch.exp((2 * out[..., 0]).clamp(-7, 7))
+    decay = (DECAY * schedule[:, None] * torch.exp(3 * out[..., 4].clamp(-3, 2))).clamp(0, 0.5) * is_matrix
+    mixture = torch.softmax(out[..., 1:4] + out.new_tensor([0.0, 1.5, 0.0]), -1)
+    gate = torch.sigmoid(out[..., 5]) * is_matrix
+    told = hidden @ w["mlp_context"] + w["mlp_bias"]
+    age = state.age + 1
+    blend = torch.stack([(1 - b) / (1 - b**age) for b in (BETA_FAST, BETA_SLOW, BETA_SQUARE)], -1)
+    decision = Decision(schedule, g, step_size, decay, mixture, gate, told, blend)
+    return decision, state._replace(hidden=hidden, cell=cell, history=history, age=age, step=state.step + 1)
+
+
+class Move(NamedTuple):
+    """What `advance` returns for one tensor: the new values, and means for the next decision."""
+
+    param: Tensor
+    fast: Tensor
+    slow: Tensor
+    square: Tensor
+    statistics: Tensor  # (N, len(STATISTICS)); (N, L, len(STATISTICS)) for joined vectors
+
+
+def advance(
+    w: dict[str, Tensor], shape: TensorShape, decision: Decision, k: int | Tensor, rms: Tensor, unit: Tensor,
+    param: Tensor, grad: Tensor, fast: Tensor, slow: Tensor, square: Tensor,
+) -> Move:  # fmt: skip
+    """Move tensor number `k` by one step; all tensors are `(N, *shape)`, `rms` and `unit` `(N,)`.
+
+    Several vectors joined end to end are moved by one call when `k` gives each parameter's tensor number, `(L,)`, and
+    `rms` and `unit` are `(N, L)`. The moments are stored bias-corrected: their first blend weight is 1.
+    """
+    size = param.shape
+    param, grad, fast, slow, square = (x.flatten(1) for x in (param, grad, fast, slow, square))
+    one, width = (slice(k, k + 1), 1) if isinstance(k, int) else (k, len(k))
+    step_size, decay, mixture, context = (
+        c[:, one] for c in (decision.step_size, decision.decay, decision.mixture, decision.context)
+    )  # (N, 1 or L, ...)
+    blend = decision.blend[one].unbind(-1)
+    fast, slow = torch.lerp(fast, grad, blend[0]), torch.lerp(slow, grad, blend[1])
+    square = torch.lerp(square, grad * grad, blend[2])
+    scale = (square + _TINY).rsqrt()
+    a0, a1, a2 = (grad * scale).clamp_(-4, 4), fast * scale, slow * scale
+    relative = (param / (rms + 0.03 * unit + _TINY).reshape(-1, width)).clamp_(-3, 3)
+    x = torch.stack([a0, a1, a2, a0 * a1, a1 * a2, relative], -2)  # (N, P, L)
+    inner = (w["mlp_in"].mT @ x).add_(context.mT).clamp_(min=0)
+    y0, y1 = (w["mlp_out"].mT @ inner + w["mlp_out_bias"].mT).unbind(1)
+    s = 0.76 * y0 / (1 + y0.abs())
+    rate = (1 + s) / (1 - s)  # exp(2 artanh(s)): within [1/7.3, 7.3], without a transcendental function
+    mix = mixture.mT  # (N, 3, 1 or L)
+    direction = (mix * x[:, :3]).sum(1) * rate + 0.3 * y1
+    if shape.is_matrix:
+        momentum = mix[:, 0] * grad + mix[:, 1] * fast + mix[:, 2] * slow
+        rows, columns = shape.matrix
+        whole = orthogonalise(momentum.unflatten(-1, (rows, columns))).flatten(1) * max(rows, columns) ** 0.5
+        direction = torch.lerp(direction, whole, decision.gate[:, one])
+    new = param * (1 - decay) - step_size * direction
+    if isinstance(k, int):
+        products = x[:, :3] @ x[:, :3].mT / x.shape[-1]
+        columns = [products[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 2), (1, 2))]
+        statistics = torch.stack([*columns, new.square().mean(-1), square.mean(-1)], -1)
+    else:
+        statistics = torch.stack([a0 * a0, a1 * a1, a2 * a2, a0 * a2, x[:, 4], new * new, square], -1)
+    return Move(new.view(size), fast.view(size), slow.view(size), square.view(size), statistics)
+
+
+def orthogonalise(m: Tensor, iterations: int = 5) -> Tensor:
+    """Newton-Schulz iteration towards the nearest semi-orthogonal matrix, `(N, rows, columns)` (Jordan et al. 2024)."""
+    largest = m.abs().amax((-2, -1), keepdim=True)  # first by the largest entry: squares neither over- nor underflow
+    x = m / (largest + _TINY)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    for _ in range(iterations):
+        a = x @ x.mT
+        b = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, b, x, beta=3.4445)
+    return x.mT if tall else x
+
+
+def apply(
+    w: dict[str, Tensor], layout: Layout, params: list[Tensor], grads: list[Tensor], state: RuleState,
+    loss: Tensor | None, horizon: Tensor,
+) -> tuple[list[Tensor], RuleState, Decision]:  # fmt: skip
+    """One step of all runs: `decide`, then `advance` every matrix by itself and all vectors together.
+
+    Pure; arguments as there.
+    """
+    decision, state = decide(w, layout, state, loss, horizon)
+    statistics = state.statistics.clone()
+    rms = state.statistics[..., features.STATISTICS.index("weight")].sqrt()
+    new, fast, slow, square = list(params), list(state.fast), list(state.slow), list(state.square)
+    for k in layout.single:
+        shape = layout.tensors[k]
+        moved = advance(
+            w, shape, decision, k, rms[:, k], state.unit[:, k], params[k], grads[k], fast[k], slow[k], square[k]
+        )
+        new[k], fast[k], slow[k], square[k], statistics[:, k] = moved
+    if layout.joined:
+        k, joined = layout.joined_index.to(rms.device), layout.joined
+        whole = [torch.cat([x[i].flatten(1) for i in joined], 1) for x in (params, grads, fast, slow, square)]
+        moved = advance(w, TensorShape((len(k),)), decision, k, rms[:, k], state.unit[:, k], *whole)
+        for values, target in zip(moved[:4], (new, fast, slow, square), strict=True):
+            for i, part in zip(joined, values.split(layout.joined_sizes, 1), strict=True):
+                target[i] = part.view(params[i].shape)
+        statistics[:, list(joined)] = layout.joined_mean.to(rms.device) @ moved.statistics
+    peak = torch.maximum(state.peak, statistics[..., features.STATISTICS.index("variance")])
+    state = state._replace(fast=tuple(fast), slow=tuple(slow), square=tuple(square), statistics=statistics, peak=peak)
+    return new, state, decision

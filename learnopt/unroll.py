@@ -1,0 +1,161 @@
+"""Run many inner trainings of one task at once, each with its own meta-weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from learnopt import rule
+from learnopt.layout import Layout
+from learnopt.task import Batch, Task, seed_of
+
+
+class Runs(NamedTuple):
+    """`N` inner trainings in flight."""
+
+    params: list[Tensor]  # each (N, *shape)
+    state: rule.RuleState
+
+
+class Trajectory(NamedTuple):
+    """What `N` inner trainings went through."""
+
+    losses: Tensor  # (K, N): training loss before each step
+    valid: Tensor  # (V, N): validation loss after the steps in `valid_steps`
+    valid_steps: tuple[int, ...]
+    columns: Tensor  # (K, N, len(GLOBAL)): what the rule saw of the run
+
+
+class Telling(NamedTuple):
+    """What the rule is told about a run besides its gradients."""
+
+    horizon: int  # 0: unknown
+    loss: bool = True  # False: losses withheld
+
+
+class _Loss(nn.Module):
+    """The task's loss as a module, so that `functional_call` can swap the parameters underneath."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._task = (task,)  # in a tuple: a task that is itself a module must not be registered
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self._task[0].loss(self.model, batch)
+
+
+class Problem:
+    """A task set up for `len(seeds) * copies` runs.
+
+    Runs `i`, `i + M`, `i + 2M`, ... (M = `len(seeds)`) share the initialisation and the batches of `seeds[i]`: the two
+    sides of an antithetic pair differ in nothing but their meta-weights.
+
+    Args:
+        vectorise: False runs one after the other, for models that `vmap` cannot take.
+    """
+
+    def __init__(
+        self, task: Task, seeds: list[int], copies: int = 1, *, vectorise: bool = True, device: str = "cpu"
+    ) -> None:
+        self.task, self.seeds, self.copies, self.device = task, seeds, copies, torch.device(device)
+        models = [task.build(s) for s in seeds]
+        self._module = _Loss(task, models[0]).to(self.device)
+        self._names = [n for n, p in self._module.named_parameters() if p.requires_grad]
+        each = [dict(_Loss(task, m).named_parameters()) for m in models]
+        self.start = [
+            torch.stack([e[n].detach() for e in each]).repeat(copies, *[1] * each[0][n].dim()).to(self.device)
+            for n in self._names
+        ]
+        self.layout = Layout.of([p.shape[1:] for p in self.start])
+        self._run = self._vectorised if vectorise else self._looped
+
+    @property
+    def n(self) -> int:
+        """Number of runs, `N`."""
+        return len(self.seeds) * self.copies
+
+    def begin(self) -> Runs:
+        """All runs at their initialisation."""
+        return Runs(list(self.start), rule.init_state(self.layout, self.start))
+
+    def batch(self, step: int) -> Batch:
+        """Batch number `step` of every run: tensors of shape `(N, B, ...)`."""
+        each = [self.task.batch(s, step) for s in self.seeds]
+        stacked = [torch.stack(list(parts)) for parts in zip(*each, strict=True)]
+        return tuple(b.repeat(self.copies, *[1] * (b.dim() - 1)).to(self.device) for b in stacked)
+
+    def losses(self, params: list[Tensor], batch: Batch) -> Tensor:
+        """Training loss of every run, shape `(N,)`."""
+        self._module.train()
+        return self._run(params, batch, [0] * len(batch))
+
+    def valid_losses(self, params: list[Tensor]) -> Tensor:
+        """Validation loss of every run, shape `(N,)`, without gradients and with dropout off."""
+        self._module.eval()
+        batch = tuple(b.to(self.device) for b in self.task.validation())
+        with torch.no_grad():
+            return self._run(params, batch, [None] * len(batch))
+
+    def _vectorised(self, params: list[Tensor], batch: Batch, dims: list[int | None]) -> Tensor:
+        def one(p: list[Tensor], *b: Tensor) -> Tensor:
+            return functional_call(self._module, dict(zip(self._names, p, strict=True)), b)  # type: ignore[no-any-return]
+
+        mapped: Callable[..., Tensor] = vmap(one, in_dims=(0, *dims), randomness="different")
+        return mapped(params, *batch)
+
+    def _looped(self, params: list[Tensor], batch: Batch, dims: list[int | None]) -> Tensor:
+        losses = []
+        for k in range(params[0].shape[0]):
+            p = {n: x[k] for n, x in zip(self._names, params, strict=True)}
+            b = tuple(x if d is None else x[k] for x, d in zip(batch, dims, strict=True))
+            losses.append(functional_call(self._module, p, b))
+        return torch.stack(losses)
+
+
+def unroll(
+    problem: Problem, theta: Tensor, runs: Runs, start: int, stop: int, telling: Telling,
+    *, valid_at: tuple[int, ...] = (), differentiable: bool = False,
+) -> tuple[Runs, Trajectory]:  # fmt: skip
+    """Take steps `start` to `stop` (exclusive) of all runs with the rule of `theta`.
+
+    Args:
+        theta: meta-weights, `(SIZE,)` for all runs or `(N, SIZE)`.
+        valid_at: step counts (in `start + 1 .. stop`) after which the validation loss is measured.
+        differentiable: keep the graph from theta to the losses (memory grows with the number of steps).
+
+    Randomness inside the model (dropout) is seeded from the problem's seeds and the step.
+    """
+    w = rule.unpack(theta)
+    horizon = torch.tensor(float(telling.horizon), device=problem.device)
+    losses, columns, valid = [], [], []
+    params, state = runs
+    with torch.random.fork_rng(devices=[]):
+        for t in range(start, stop):
+            torch.manual_seed(seed_of("inner", problem.seeds[0], t))
+            params = [p if differentiable and p.requires_grad else p.detach().requires_grad_() for p in params]
+            loss = problem.losses(params, problem.batch(t))
+            grads = torch.autograd.grad(loss.sum(), params, create_graph=differentiable, allow_unused=True)
+            with torch.set_grad_enabled(differentiable):
+                clean = [
+                    torch.zeros_like(p) if g is None else g.nan_to_num(0.0, 0.0, 0.0)
+                    for g, p in zip(grads, params, strict=True)
+                ]
+                told = loss if telling.loss else None
+                params, state, decision = rule.apply(w, problem.layout, params, clean, state, told, horizon)
+            losses.append(loss if differentiable else loss.detach())
+            columns.append(decision.columns.detach())
+            if t + 1 in valid_at:
+                valid.append(problem.valid_losses(params))
+    if not differentiable:
+        params = [p.detach() for p in params]
+    nothing = torch.zeros(0, problem.n)
+    trajectory = Trajectory(
+        torch.stack(losses), torch.stack(valid) if valid else nothing,
+        tuple(v for v in valid_at if start < v <= stop), torch.stack(columns),
+    )  # fmt: skip
+    return Runs(params, state), trajectory

@@ -1,0 +1,94 @@
+"""Processes that run episodes; results do not depend on how many there are."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from concurrent.futures import Future, ProcessPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from learnopt import objective
+from learnopt.episodes import EpisodeSpec, TaskSource, episode
+from learnopt.estimators import Estimate, Estimator
+from learnopt.meta_config import MetaTrainConfig
+from learnopt.task import Task, seed_of
+from learnopt.unroll import Problem, Telling, unroll
+
+_source: TaskSource | None = None
+
+
+def _start(source: TaskSource) -> None:
+    """Set a worker up: one thread, no denormals, and an end when the main process has gone."""
+    global _source
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    _source = source
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _estimate(estimator: Estimator, theta: Tensor, spec: EpisodeSpec, carry: dict[str, Any] | None) -> Estimate:
+    assert _source is not None
+    return estimator.estimate(theta, episode(spec, _source), carry)
+
+
+def _validate(theta: Tensor, index: int, steps: int, seeds: int) -> tuple[str, float]:
+    assert _source is not None
+    task = _source.validation()[index]
+    return task.name, validation_loss(task, theta, min(steps, task.steps), seeds)
+
+
+def validation_loss(task: Task, theta: Tensor, steps: int, seeds: int) -> float:
+    """Mean meta-loss of unperturbed runs on one task."""
+    problem = Problem(task, [seed_of("valid", i) for i in range(seeds)])
+    _, trajectory = unroll(problem, theta, problem.begin(), 0, steps, Telling(steps), valid_at=(steps,))
+    return float(objective.meta_loss(trajectory, trajectory.losses[0].median()).mean())
+
+
+class Pool:
+    """A context manager around the worker processes.
+
+    Args:
+        source: handed to every worker.
+        workers: number of processes.
+    """
+
+    def __init__(self, source: TaskSource, workers: int) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        self.source = source
+        context = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(source,))
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._executor.shutdown(wait=kind is None, cancel_futures=True)
+
+    def estimate(
+        self, estimator: Estimator, theta: Tensor, specs: list[EpisodeSpec], carries: list[dict[str, Any] | None]
+    ) -> list[Estimate]:
+        """Run all jobs, the longest first; results in the order of `specs`."""
+        order = sorted(range(len(specs)), key=lambda i: -specs[i].steps)
+        futures: dict[int, Future[Estimate]] = {
+            i: self._executor.submit(_estimate, estimator, theta, specs[i], carries[i]) for i in order
+        }
+        return [futures[i].result() for i in range(len(specs))]
+
+    def validate(self, theta: Tensor, config: MetaTrainConfig, seeds: int) -> dict[str, float]:
+        """Meta-loss per task of the validation suite."""
+        count = len(self.source.validation())
+        futures = [self._executor.submit(_validate, theta, i, config.valid_steps, seeds) for i in range(count)]
+        return dict(f.result() for f in futures)
