@@ -27,6 +27,12 @@ class SuiteSource:
         task = family.sample(rng)
         return augment(task, rng) if self.augmented else task
 
+    def check(self) -> None:
+        """Raise ValueError now, naming the choices, if a suite does not exist or cannot be sampled."""
+        families(self.train)
+        if not suite(self.valid):
+            raise ValueError(f"suite {self.valid!r} has no tasks to validate on")
+
     def validation(self) -> list[Task]:
         """The validation suite's fixed tasks."""
         return suite(self.valid)

@@ -1,0 +1,111 @@
+"""The named suites: which families and tasks each holds. A new family is one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from learnopt.task import Task, TaskFamily
+from learnopt.tasks import data_folder
+from learnopt.tasks.augmentations import augment
+from learnopt.tasks.autoencoding import AutoencodingFamily
+from learnopt.tasks.coordinates import CoordinateFamily
+from learnopt.tasks.embeddings import BagFamily, FactorisationFamily, SetFamily
+from learnopt.tasks.graphs import GraphFamily, NodeFamily
+from learnopt.tasks.images import (
+    DrawingFamily,
+    PatternFamily,
+    convolutional,
+    flat_mlp,
+    recurrent_rows,
+    vision_transformer,
+)
+from learnopt.tasks.landscapes import LandscapeFamily
+from learnopt.tasks.language import GrammarFamily, TextFamily
+from learnopt.tasks.tabular import generated_tables, real_tables
+
+SAMPLED_TASKS = 24
+
+
+def _meta_train_families() -> list[tuple[TaskFamily, float]]:
+    families: list[tuple[TaskFamily, float]] = [
+        (generated_tables(), 0.22),
+        (real_tables(), 0.1),
+        (PatternFamily("pattern-conv", convolutional), 0.13),
+        (PatternFamily("pattern-vit", vision_transformer), 0.05),
+        (PatternFamily("pattern-rnn", recurrent_rows), 0.03),
+        (PatternFamily("pattern-mlp", flat_mlp), 0.05),
+        (AutoencodingFamily(), 0.08),
+        (TextFamily(), 0.09),
+        (GrammarFamily(), 0.06),
+        (CoordinateFamily(), 0.06),
+        (NodeFamily(), 0.05),
+        (GraphFamily(), 0.02),
+        (FactorisationFamily(), 0.04),
+        (BagFamily(), 0.05),
+        (SetFamily(), 0.02),
+        (LandscapeFamily(), 0.03),
+    ]
+    if data_folder.available(data_folder.OMNIGLOT["omniglot:small1"]):
+        families.append((DrawingFamily(), 0.08))
+    return families
+
+
+FAMILIES: dict[str, Callable[[], list[tuple[TaskFamily, float]]]] = {"meta_train": _meta_train_families}
+
+
+def _meta_train() -> list[Task]:
+    """A fixed augmented sample from the families, each family once before any comes twice."""
+    families = [family for family, _ in _meta_train_families()]
+    generators = [np.random.default_rng([7, i]) for i in range(SAMPLED_TASKS)]
+    return [augment(families[i % len(families)].sample(rng), rng) for i, rng in enumerate(generators)]
+
+
+def _meta_valid() -> list[Task]:
+    return []
+
+
+def _held_out() -> list[Task]:
+    return []
+
+
+SUITES: dict[str, Callable[[], list[Task]]] = {
+    "meta_train": _meta_train,
+    "meta_valid": _meta_valid,
+    "held_out": _held_out,
+}
+
+
+def families(suite_name: str) -> list[tuple[TaskFamily, float]]:
+    """`(family, sampling weight)` of a suite that is a distribution; weights need not sum to 1.
+
+    Raises:
+        ValueError: for a suite without families.
+    """
+    if suite_name not in FAMILIES:
+        raise ValueError(f"no task families under {suite_name!r}; choose from: {', '.join(FAMILIES)}")
+    return FAMILIES[suite_name]()
+
+
+def suite(name: str) -> list[Task]:
+    """The fixed tasks of a suite, in order.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in SUITES:
+        raise ValueError(f"unknown suite {name!r}; choose from: {', '.join(SUITES)}")
+    return SUITES[name]()
+
+
+def get_task(name: str) -> Task:
+    """The task called `name` of any suite.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    tasks = {task.name: task for suite_name in ("held_out", "meta_valid") for task in suite(suite_name)}
+    if name not in tasks:
+        raise ValueError(f"unknown task {name!r}; choose from: {', '.join(tasks)}")
+    return tasks[name]
