@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def save_checkpoint(folder: Path, state: Checkpoint, config: MetaTrainConfig) -> None:
     """Write the checkpoint atomically; it holds tensors and plain values only, no code."""
-    plain = {k: v for k, v in asdict_shallow(state).items() if k != "carries"}
+    plain = {k: v for k, v in _fields(state).items() if k != "carries"}
     plain["carries"] = [None if c is None else {**c, "runs": _plain(c["runs"])} for c in state.carries]
     plain["config"] = json.dumps(config.model_dump())
     plain["features_version"] = VERSION
     write_atomically(folder / FILE, lambda path: torch.save(plain, path))
 
 
-def asdict_shallow(state: Checkpoint) -> dict[str, Any]:
+def _fields(state: Checkpoint) -> dict[str, Any]:
     """The fields without copying their tensors."""
     return {name: getattr(state, name) for name in state.__dataclass_fields__}
 
@@ -83,12 +83,13 @@ def load_checkpoint(folder: Path, config: MetaTrainConfig) -> Checkpoint | None:
         saved = json.loads(plain.pop("config"))
         version = plain.pop("features_version")
     except Exception as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}); remove it to start anew") from error
+        raise ValueError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}); remove it to start anew"
+        ) from error
     if version != VERSION:
         raise ValueError(f"{path} was made with features version {version}, this is version {VERSION}")
     now = config.model_dump()
-    free = {"meta_steps_done", "checkpoint_minutes"}
-    changed = [k for k in now if k not in free and saved.get(k) != now[k]]
+    changed = [k for k in now if k != "checkpoint_minutes" and saved.get(k) != now[k]]
     if changed:
         what = ", ".join(f"{k} {saved.get(k)!r} -> {now[k]!r}" for k in changed)
         raise ValueError(f"{folder} holds a run with other settings ({what}); choose another folder with --out")
@@ -105,7 +106,8 @@ def _plain(runs: Runs) -> dict[str, Any]:
 
 def _runs(plain: dict[str, Any]) -> Runs:
     moments = {k: tuple(v) for k, v in plain["moments"].items()}
-    state = RuleState(**moments, **plain["state"], history=LossHistory(**plain["history"]))
+    fields: dict[str, Any] = {**moments, **plain["state"], "history": LossHistory(**plain["history"])}
+    state = RuleState(**fields)
     return Runs(plain["params"], state)
 
 
@@ -123,7 +125,11 @@ class MetaLog:
     def flush(self) -> None:
         """Write the whole log atomically."""
         text = "".join(json.dumps(r) + "\n" for r in self.rows)
-        write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8") and None)
+        write_atomically(self.path, lambda path: _write(path, text))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -132,6 +138,3 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-__all__ = ["Checkpoint", "MetaLog", "asdict", "load_checkpoint", "read_log", "save_checkpoint", "write_atomically"]

@@ -30,7 +30,7 @@ PARAMETER = ("gradient", "fast", "slow", "gradient_fast", "fast_slow", "weight")
 """Columns per parameter."""
 
 STATISTICS = ("r_gradient", "r_fast", "r_slow", "gradient_slow", "fast_slow", "weight", "variance")
-"""Raw means per tensor, gathered while a step is taken and read by the next one, so that a step is one pass over memory."""
+"""Raw means per tensor, gathered by one step and read by the next, so that a step is one pass over memory."""
 
 _FAST, _SLOW = 0.15, 0.02
 _FIRST = 5
@@ -46,7 +46,7 @@ class LossHistory(NamedTuple):
     first: Tensor
     best: Tensor
     noise: Tensor
-    count: Tensor
+    number: Tensor
 
 
 def empty_history(n: int, device: torch.device | None = None) -> LossHistory:
@@ -61,7 +61,7 @@ def observe(history: LossHistory, loss: Tensor | None) -> LossHistory:
     loss = loss.detach().to(history.fast.dtype)
     seen = torch.isfinite(loss)
     loss = torch.where(seen, loss, history.fast)
-    count = history.count + 1
+    count = history.number + 1
     # the weights 1/count make every average start as a plain mean: no bias, no correction
     fast = torch.lerp(history.fast, loss, torch.clamp_min(1 / count, _FAST))
     slow = torch.lerp(history.slow, loss, torch.clamp_min(1 / count, _SLOW))

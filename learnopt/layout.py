@@ -10,7 +10,6 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-
 JOIN_BELOW = 4096
 """Vectors up to this size are moved together: for them the number of calls costs more than a copy."""
 

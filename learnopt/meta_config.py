@@ -76,5 +76,7 @@ def parse_config(table: dict[str, object], source: str) -> MetaTrainConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "settings"
-        choices = f" (settings: {', '.join(MetaTrainConfig.model_fields)})" if first["type"] == "extra_forbidden" else ""
+        choices = (
+            f" (settings: {', '.join(MetaTrainConfig.model_fields)})" if first["type"] == "extra_forbidden" else ""
+        )
         raise ValueError(f"{source}: {where} = {first['input']!r}: {first['msg']}{choices}") from error

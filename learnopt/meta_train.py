@@ -48,6 +48,7 @@ class MetaTrainer:
     out: Path
     pool: Pool
     listener: Listener = lambda row: None
+    on_save: Callable[[Checkpoint], None] = lambda state: None
     state: Checkpoint = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +81,7 @@ class MetaTrainer:
         """Write log and checkpoint; a crash at any point leaves the previous pair usable."""
         self.log.flush()
         save_checkpoint(self.out, self.state, self.config)
+        self.on_save(self.state)
 
     def step(self) -> dict[str, Any]:
         """One meta-step; returns its log row. The state changes only when all of it has succeeded."""
@@ -130,7 +132,7 @@ class MetaTrainer:
 
     def _validate(self, row: dict[str, Any]) -> None:
         scores = self.pool.validate(self.state.theta, self.config, VALID_SEEDS)
-        score = sum(scores.values()) / max(len(scores), 1)
+        score = sum(scores.values()) / len(scores)
         row["valid"], row["valid_tasks"] = score, scores
         if score < self.state.best_score:
             self.state.best_score, self.state.best_theta = score, self.state.theta.clone()

@@ -16,7 +16,7 @@ WEIGHTS = {"valid": 0.5, "late": 0.3, "mean": 0.2}
 
 
 def log_loss(losses: Tensor, reference: Tensor) -> Tensor:
-    """Logarithm of the loss in units of `reference`, between log(FLOOR) and log(CEILING); not finite counts as diverged."""
+    """Logarithm of the loss in units of `reference`, between log(FLOOR) and log(CEILING); NaN counts as diverged."""
     ratio = (losses / reference).nan_to_num(CEILING, CEILING, CEILING)
     return (ratio.clamp(0, CEILING) + FLOOR).log()
 
@@ -37,7 +37,7 @@ def meta_loss(trajectory: Trajectory, reference: Tensor, weights: dict[str, floa
 
 
 def paired(meta_losses: Tensor) -> Tensor:
-    """Antithetic differences, `(2M,)` to `(M,)`, in units of their spread and clipped at 2, so that no task dominates."""
+    """Antithetic differences, `(2M,)` to `(M,)`, in units of their spread and clipped at 2: no task dominates."""
     m = meta_losses.shape[0] // 2
     d = meta_losses[:m] - meta_losses[m:]
     spread = d.std() if m > 1 else d.abs().mean()

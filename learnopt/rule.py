@@ -95,7 +95,7 @@ def unpack(theta: Tensor) -> dict[str, Tensor]:
     if theta.shape[-1] != SIZE:
         raise ValueError(f"theta has {theta.shape[-1]} meta-weights, this rule has {SIZE}")
     rows = theta.reshape(-1, SIZE)
-    parts = rows.split([a * b for a, b in SHAPES.values()], -1)
+    parts = torch.split(rows, [a * b for a, b in SHAPES.values()], -1)
     return {name: part.reshape(-1, *shape) for (name, shape), part in zip(SHAPES.items(), parts, strict=True)}
 
 
@@ -120,7 +120,7 @@ def init_state(layout: Layout, params: list[Tensor]) -> RuleState:
 
 def mean(x: Tensor) -> Tensor:
     """Mean over everything but the run dimension: `(N, *shape)` to `(N,)`."""
-    return x.flatten(1).mean(-1)
+    return x.reshape(len(x), -1).mean(-1)
 
 
 def base_schedule(step: Tensor, horizon: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def decide(
     t = features.tensor_columns(state.statistics, state.rms0, state.unit, state.peak, layout.columns.to(g.device))
     x = torch.cat([g[:, None].expand(-1, t.shape[1], -1), t], -1)
     gates = x @ w["lstm_in"] + state.hidden @ w["lstm_hidden"] + w["lstm_bias"]
-    i, f, o, c = gates.split(HIDDEN, -1)
+    i, f, o, c = torch.split(gates, HIDDEN, -1)
     cell = torch.sigmoid(f) * state.cell + torch.sigmoid(i) * torch.tanh(c)
     hidden = torch.sigmoid(o) * torch.tanh(cell)
     out = hidden @ w["tensor_out"] + x @ w["tensor_skip"] + w["tensor_bias"]
@@ -193,7 +193,7 @@ def advance(
     `rms` and `unit` are `(N, L)`. The moments are stored bias-corrected: their first blend weight is 1.
     """
     size = param.shape
-    param, grad, fast, slow, square = (x.flatten(1) for x in (param, grad, fast, slow, square))
+    param, grad, fast, slow, square = (x.reshape(len(param), -1) for x in (param, grad, fast, slow, square))
     one, width = (slice(k, k + 1), 1) if isinstance(k, int) else (k, len(k))
     step_size, decay, mixture, context = (
         c[:, one] for c in (decision.step_size, decision.decay, decision.mixture, decision.context)
@@ -214,13 +214,13 @@ def advance(
     if shape.is_matrix:
         momentum = mix[:, 0] * grad + mix[:, 1] * fast + mix[:, 2] * slow
         rows, columns = shape.matrix
-        whole = orthogonalise(momentum.unflatten(-1, (rows, columns))).flatten(1) * max(rows, columns) ** 0.5
+        whole = orthogonalise(momentum.view(-1, rows, columns)).reshape(len(param), -1) * max(rows, columns) ** 0.5
         direction = torch.lerp(direction, whole, decision.gate[:, one])
     new = param * (1 - decay) - step_size * direction
     if isinstance(k, int):
         products = x[:, :3] @ x[:, :3].mT / x.shape[-1]
-        columns = [products[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 2), (1, 2))]
-        statistics = torch.stack([*columns, new.square().mean(-1), square.mean(-1)], -1)
+        means = [products[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 2), (1, 2))]
+        statistics = torch.stack([*means, new.square().mean(-1), square.mean(-1)], -1)
     else:
         statistics = torch.stack([a0 * a0, a1 * a1, a2 * a2, a0 * a2, x[:, 4], new * new, square], -1)
     return Move(new.view(size), fast.view(size), slow.view(size), square.view(size), statistics)
@@ -240,15 +240,11 @@ def orthogonalise(m: Tensor, iterations: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
-def apply(
+def move(
     w: dict[str, Tensor], layout: Layout, params: list[Tensor], grads: list[Tensor], state: RuleState,
-    loss: Tensor | None, horizon: Tensor,
-) -> tuple[list[Tensor], RuleState, Decision]:  # fmt: skip
-    """One step of all runs: `decide`, then `advance` every matrix by itself and all vectors together.
-
-    Pure; arguments as there.
-    """
-    decision, state = decide(w, layout, state, loss, horizon)
+    decision: Decision,
+) -> tuple[list[Tensor], RuleState]:  # fmt: skip
+    """Carry a decision out: every matrix by itself, all small vectors together. Pure."""
     statistics = state.statistics.clone()
     rms = state.statistics[..., features.STATISTICS.index("weight")].sqrt()
     new, fast, slow, square = list(params), list(state.fast), list(state.slow), list(state.square)
@@ -259,13 +255,25 @@ def apply(
         )
         new[k], fast[k], slow[k], square[k], statistics[:, k] = moved
     if layout.joined:
-        k, joined = layout.joined_index.to(rms.device), layout.joined
-        whole = [torch.cat([x[i].flatten(1) for i in joined], 1) for x in (params, grads, fast, slow, square)]
-        moved = advance(w, TensorShape((len(k),)), decision, k, rms[:, k], state.unit[:, k], *whole)
+        owner, joined = layout.joined_index.to(rms.device), layout.joined
+        whole = [
+            torch.cat([x[i].reshape(len(x[i]), -1) for i in joined], 1) for x in (params, grads, fast, slow, square)
+        ]
+        moved = advance(w, TensorShape((len(owner),)), decision, owner, rms[:, owner], state.unit[:, owner], *whole)
         for values, target in zip(moved[:4], (new, fast, slow, square), strict=True):
-            for i, part in zip(joined, values.split(layout.joined_sizes, 1), strict=True):
+            for i, part in zip(joined, torch.split(values, layout.joined_sizes, 1), strict=True):
                 target[i] = part.view(params[i].shape)
         statistics[:, list(joined)] = layout.joined_mean.to(rms.device) @ moved.statistics
     peak = torch.maximum(state.peak, statistics[..., features.STATISTICS.index("variance")])
     state = state._replace(fast=tuple(fast), slow=tuple(slow), square=tuple(square), statistics=statistics, peak=peak)
-    return new, state, decision
+    return new, state
+
+
+def apply(
+    w: dict[str, Tensor], layout: Layout, params: list[Tensor], grads: list[Tensor], state: RuleState,
+    loss: Tensor | None, horizon: Tensor,
+) -> tuple[list[Tensor], RuleState, Decision]:  # fmt: skip
+    """One step of all runs: `decide`, then `move`. Pure; arguments as there."""
+    decision, state = decide(w, layout, state, loss, horizon)
+    params, state = move(w, layout, params, grads, state, decision)
+    return params, state, decision

@@ -55,7 +55,7 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module | Callable[..., Tensor], batch: Batch) -> Tensor:
-        """Scalar mean loss, shape `()`. It calls `model(...)` only, reads no attribute of it and branches on no value."""
+        """Scalar mean loss, shape `()`; it only calls `model(...)` and branches on no value."""
 
     def metric(self, model: nn.Module | Callable[..., Tensor], batch: Batch) -> Tensor:
         """Validation metric, shape `()`; the loss unless a task says otherwise."""

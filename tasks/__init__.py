@@ -7,6 +7,7 @@ to its folder.
 
 from __future__ import annotations
 
+from learnopt.tasks.held_out import QUICK
 from learnopt.tasks.suites import SUITES, families, get_task, suite
 
-__all__ = ["SUITES", "families", "get_task", "suite"]
+__all__ = ["QUICK", "SUITES", "families", "get_task", "suite"]

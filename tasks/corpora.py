@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
+from pydoc_data.topics import topics
 
 import numpy as np
 import torch
@@ -22,11 +23,19 @@ def _numpy_docstrings() -> str:
     return "\n".join(texts)
 
 
+def _pydoc_topics() -> str:
+    return "\n".join(topics[name] for name in sorted(topics))
+
+
 def _reviews() -> str:
     return "\n".join(data_folder.reviews()[0])
 
 
-CORPORA: dict[str, Callable[[], str]] = {"text:numpy-docstrings": _numpy_docstrings, "text:movie-reviews": _reviews}
+CORPORA: dict[str, Callable[[], str]] = {
+    "text:numpy-docstrings": _numpy_docstrings,
+    "text:movie-reviews": _reviews,
+    "text:pydoc-topics": _pydoc_topics,
+}
 
 
 def normalised(text: str) -> str:

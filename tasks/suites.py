@@ -11,8 +11,11 @@ from learnopt.tasks import data_folder
 from learnopt.tasks.augmentations import augment
 from learnopt.tasks.autoencoding import AutoencodingFamily
 from learnopt.tasks.coordinates import CoordinateFamily
+from learnopt.tasks.csv_file import CSV_PREFIX, csv_task
 from learnopt.tasks.embeddings import BagFamily, FactorisationFamily, SetFamily
+from learnopt.tasks.fixed import TaskMaker
 from learnopt.tasks.graphs import GraphFamily, NodeFamily
+from learnopt.tasks.held_out import held_out_makers
 from learnopt.tasks.images import (
     DrawingFamily,
     PatternFamily,
@@ -23,6 +26,7 @@ from learnopt.tasks.images import (
 )
 from learnopt.tasks.landscapes import LandscapeFamily
 from learnopt.tasks.language import GrammarFamily, TextFamily
+from learnopt.tasks.meta_valid import META_VALID
 from learnopt.tasks.tabular import generated_tables, real_tables
 
 SAMPLED_TASKS = 24
@@ -62,18 +66,14 @@ def _meta_train() -> list[Task]:
     return [augment(families[i % len(families)].sample(rng), rng) for i, rng in enumerate(generators)]
 
 
-def _meta_valid() -> list[Task]:
-    return []
-
-
-def _held_out() -> list[Task]:
-    return []
+def _all_of(makers: dict[str, TaskMaker]) -> list[Task]:
+    return [make() for make in makers.values()]
 
 
 SUITES: dict[str, Callable[[], list[Task]]] = {
     "meta_train": _meta_train,
-    "meta_valid": _meta_valid,
-    "held_out": _held_out,
+    "meta_valid": lambda: _all_of(META_VALID),
+    "held_out": lambda: _all_of(held_out_makers()),
 }
 
 
@@ -100,12 +100,16 @@ def suite(name: str) -> list[Task]:
 
 
 def get_task(name: str) -> Task:
-    """The task called `name` of any suite.
+    """The task called `name` of the suites `held_out` and `meta_valid`, or a CSV file's: `csv:FILE[?target=COLUMN]`.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or a file that no task can be made of.
     """
-    tasks = {task.name: task for suite_name in ("held_out", "meta_valid") for task in suite(suite_name)}
-    if name not in tasks:
-        raise ValueError(f"unknown task {name!r}; choose from: {', '.join(tasks)}")
-    return tasks[name]
+    if name.startswith(CSV_PREFIX):
+        return csv_task(name)
+    makers = held_out_makers() | META_VALID
+    if name not in makers:
+        raise ValueError(
+            f"unknown task {name!r}; choose from: {', '.join(makers)}, or {CSV_PREFIX}FILE[?target=COLUMN]"
+        )
+    return makers[name]()

@@ -27,7 +27,7 @@ class Episode:
 class Estimate:
     """Result of one job.
 
-    `differences` (pairs,) weigh the noise vectors that `noise(seed, pairs)` returns: noise and gradients need not travel.
+    `differences` (pairs,) weigh the noise vectors of `noise(seed, pairs)`: noise and gradients need not travel.
     """
 
     seed: int
