@@ -75,7 +75,7 @@ def fit(
         optimizer.zero_grad()
         each = functional.binary_cross_entropy_with_logits(stop_head.logit(weights, x), y, reduction="none")
         loss = (each * share).sum() / share.sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
     return {k: v.detach() for k, v in weights.items()}

@@ -1,0 +1,93 @@
+"""How `LearnedOptimizer` keeps the small part of the rule's state: one vector per tensor, one per run.
+
+Packed vectors keep `state_dict` flat (tensors only), cheap to gather and easy to leave in float32.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from learnopt import features, rule
+from learnopt.features import LossHistory
+from learnopt.rule import Decision, RuleState
+
+_S, _H = len(features.STATISTICS), rule.HIDDEN
+_PARTS = {
+    "hidden": _H, "cell": _H, "statistics": _S, "rms0": 1, "unit": 1, "peak": 1, "age": 1,
+    "step_size": 1, "decay": 1, "gate": 1, "mixture": 3,
+}  # fmt: skip
+MEMORY_SIZE = sum(_PARTS.values())
+"""Numbers per tensor: recurrent state, statistics, units and the last decision."""
+
+_RUN = (*LossHistory._fields, "step", "skipped", "schedule", "stop", "seen")
+RUN_SIZE = len(_RUN)
+"""Numbers per run."""
+
+
+class Run(NamedTuple):
+    """The run-level state, every field of shape `()`."""
+
+    history: LossHistory  # fields of shape (1,)
+    step: Tensor
+    skipped: Tensor  # steps skipped because something was not finite
+    schedule: Tensor
+    stop: Tensor  # running mean of the stop probability
+    seen: Tensor  # steps that entered this mean
+
+
+def new_run(device: torch.device) -> Tensor:
+    """The packed run state before the first step, `(RUN_SIZE,)`."""
+    return torch.zeros(RUN_SIZE, device=device)
+
+
+def read_run(packed: Tensor) -> Run:
+    """Unpack a run vector."""
+    n = len(LossHistory._fields)
+    return Run(LossHistory(*packed[:n, None].unbind(0)), *packed[n:].unbind(0))
+
+
+def write_run(run: Run) -> Tensor:
+    """Pack a run state, float32."""
+    return torch.cat([torch.cat(list(run.history)), torch.stack(list(run[1:]))]).float()
+
+
+def new_memory(rms0: Tensor, unit: Tensor) -> Tensor:
+    """Memory of `n` tensors before their first step, `(n, MEMORY_SIZE)`, from `(n,)` each."""
+    parts = {name: torch.zeros(len(rms0), size, device=rms0.device) for name, size in _PARTS.items()}
+    parts["rms0"], parts["unit"] = rms0[:, None], unit[:, None]
+    parts["statistics"][:, features.STATISTICS.index("weight")] = rms0**2
+    return torch.cat(list(parts.values()), 1)
+
+
+def field(memory: Tensor, name: str) -> Tensor:
+    """One part of packed memories, `(..., size)`."""
+    start = 0
+    for part, size in _PARTS.items():
+        if part == name:
+            return memory[..., start : start + size]
+        start += size
+    raise KeyError(name)
+
+
+def read_state(memory: Tensor, moments: tuple[tuple[Tensor, ...], ...], run: Run, dtype: torch.dtype) -> RuleState:
+    """The rule's state of one run from the memories `(n, MEMORY_SIZE)` of its tensors."""
+    parts = dict(zip(_PARTS, torch.split(memory.to(dtype)[None], list(_PARTS.values()), -1), strict=True))
+    small = {name: parts[name][..., 0] for name in ("rms0", "unit", "peak")}
+    history = LossHistory(*(h.to(dtype) for h in run.history))
+    return RuleState(
+        *moments, parts["hidden"], parts["cell"], parts["statistics"], small["rms0"], small["unit"], small["peak"],
+        parts["age"][0, :, 0], history, run.step.to(dtype),
+    )  # fmt: skip
+
+
+def write_memory(state: RuleState, decision: Decision) -> Tensor:
+    """Pack what the tensors must remember, `(n, MEMORY_SIZE)`, float32."""
+    columns = [
+        state.hidden[0], state.cell[0], state.statistics[0], state.rms0[0, :, None], state.unit[0, :, None],
+        state.peak[0, :, None], state.age[:, None], decision.step_size[0, :, None], decision.decay[0, :, None],
+        decision.gate[0, :, None], decision.mixture[0],
+    ]  # fmt: skip
+    return torch.cat(columns, 1).float()

@@ -1,0 +1,318 @@
+"""`LearnedOptimizer`: torch's optimizer contract around the learned rule."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any, cast, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from learnopt import artifact, memory, rule, stop_head
+from learnopt.layout import Layout
+from learnopt.rule import Decision
+
+MOMENTS = ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq")
+_GRADIENT_LIMIT = 1e18
+"""Larger gradients are cut to this: their squares would overflow float32."""
+_STOP_MEMORY = 0.1
+_STOP_AFTER = 20
+"""Losses that must have been seen before `should_stop` may be true."""
+
+
+class LearnedOptimizer(Optimizer):
+    r"""A pretrained learned optimizer: no learning rate, no schedule to choose.
+
+    A small meta-network reads each step's gradients and loss, and sets every parameter's step, the schedule, the weight
+    decay and whether going on is worth it. Its weights were meta-trained on many small training problems.
+
+    Args:
+        params: parameters or groups, as for every torch optimizer; groups may set `lr` and `weight_decay`.
+        total_steps: number of steps planned, if known: the learned schedule ends there. None: unknown.
+        lr: multiplies the learned learning rates and decay; 1 is what was learned. Schedulers act on it.
+        weight_decay: None: learned. A number: decoupled decay as in AdamW, `p -= rate * weight_decay * p`, where
+            `rate` is the tensor's learned learning rate times `lr`.
+        weights: name of shipped meta-weights or path of an artifact.
+        maximize: ascend instead of descend.
+
+    Raises:
+        ValueError: an argument is out of its range, or the weights are unknown, damaged or of another version.
+
+    Example:
+        >>> optimizer = LearnedOptimizer(model.parameters(), total_steps=1000)  # doctest: +SKIP
+        >>> loss.backward()  # doctest: +SKIP
+        >>> optimizer.step(loss=loss)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        total_steps: int | None = None,
+        *,
+        lr: float | Tensor = 1.0,
+        weight_decay: float | None = None,
+        weights: str | os.PathLike[str] = "default",
+        maximize: bool = False,
+    ) -> None:
+        _check_steps(total_steps)
+        _check_options(lr, weight_decay)
+        loaded = artifact.load(weights)
+        self._meta: dict[str, Any] = {
+            "theta": loaded.theta, "stop": loaded.stop, "digest": loaded.digest,
+            "threshold": float(loaded.card.get("stop_threshold", stop_head.THRESHOLD)),
+        }  # fmt: skip
+        self._unpacked: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+        defaults = {
+            "lr": lr, "weight_decay": weight_decay, "maximize": maximize,
+            "total_steps": total_steps, "weights": loaded.digest,
+        }  # fmt: skip
+        super().__init__(params, defaults)
+
+    # ---------------------------------------------------------------------------------------------------- stepping
+
+    @overload
+    def step(self, closure: None = None, *, loss: Tensor | float | None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float], *, loss: Tensor | float | None = None) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None, *, loss: Tensor | float | None = None) -> float | None:
+        """Take one step.
+
+        Args:
+            closure: reevaluates the model and returns the loss.
+            loss: the training loss that the gradients belong to, one number; without it (and without a closure) the
+                decisions rest on gradients alone.
+
+        Returns:
+            What the closure returned, None without one. A step whose gradients or loss are not finite changes nothing
+            but `skipped_steps`.
+        """
+        returned = None
+        if closure is not None:
+            with torch.enable_grad():
+                returned = closure()
+            loss = returned if loss is None else loss
+        active = [
+            (p, group) for group in self.param_groups for p in group["params"] if p.grad is not None and p.numel()
+        ]
+        if not active:
+            return returned
+        device = active[0][0].device
+        run = memory.read_run(self._run(device))
+        told = None if loss is None else _loss_tensor(loss, device)
+        dtype = torch.float64 if any(p.dtype in (torch.float64, torch.complex128) for p, _ in active) else torch.float32
+        grads = [_plain(_dense(p.grad), dtype) for p, _ in active]
+        largest = torch.stack([g.abs().max().to(device) for g in grads] + ([] if told is None else [told[0].to(dtype)]))
+        if not bool(torch.isfinite(largest).all()):
+            self._keep_run(memory.write_run(run._replace(skipped=run.skipped + 1)))
+            return returned
+        grads = [g.clamp(-_GRADIENT_LIMIT, _GRADIENT_LIMIT) for g in grads]
+        grads = [-g if group["maximize"] else g for g, (_, group) in zip(grads, active, strict=True)]
+        self._advance(active, grads, told, run, dtype)
+        return returned
+
+    def _advance(
+        self, active: list[tuple[Tensor, dict[str, Any]]], grads: list[Tensor], loss: Tensor | None,
+        run: memory.Run, dtype: torch.dtype,
+    ) -> None:  # fmt: skip
+        tensors = [p for p, _ in active]
+        device = tensors[0].device
+        self._remember(tensors)
+        params = [_plain(p, dtype)[None] for p in tensors]
+        layout = Layout.of([p.shape[1:] for p in params])
+        moments = tuple(tuple(self.state[p][name].to(dtype)[None] for p in tensors) for name in MOMENTS)
+        state = memory.read_state(torch.stack([self.state[p]["memory"] for p in tensors]), moments, run, dtype)
+        w = self._weights(device, dtype)
+        horizon = torch.tensor(float(self.param_groups[0]["total_steps"] or 0), device=device, dtype=dtype)
+        told = None if loss is None else loss.to(dtype)
+        decision, state = rule.decide(w, layout, state, told, horizon)
+        decision = self._scaled(decision, [g for _, g in active], layout)
+        new, state = rule.move(w, layout, params, [g[None] for g in grads], state, decision)
+        for k, p in enumerate(tensors):
+            _write(p, new[k][0])
+            for name, values in zip(MOMENTS, (state.fast, state.slow, state.square), strict=True):
+                self.state[p][name].copy_(values[k][0])
+        for p, row in zip(tensors, memory.write_memory(state, decision).unbind(0), strict=True):
+            self.state[p]["memory"].copy_(row)
+        stop, seen = self._stop(decision, run)
+        self._keep_run(
+            memory.write_run(memory.Run(state.history, state.step, run.skipped, decision.schedule[0], stop, seen))
+        )
+
+    def _scaled(self, decision: Decision, groups: list[dict[str, Any]], layout: Layout) -> Decision:
+        """The decision with the groups' `lr` and `weight_decay` worked in."""
+        like = decision.step_size
+        lr = torch.stack([torch.as_tensor(g["lr"], dtype=like.dtype, device=like.device).reshape(()) for g in groups])
+        step_size = like * lr
+        own = [g["weight_decay"] is not None for g in groups]
+        decay = decision.decay * lr
+        if any(own):
+            given = like.new_tensor([float(g["weight_decay"] or 0.0) for g in groups])
+            decay = torch.where(torch.tensor(own, device=like.device), (step_size * given).clamp(max=1.0), decay)
+        return decision._replace(step_size=step_size, decay=decay.clamp(max=1.0))
+
+    def _stop(self, decision: Decision, run: memory.Run) -> tuple[Tensor, Tensor]:
+        if self._meta["stop"] is None:
+            return run.stop, run.seen
+        columns = decision.columns[0].float()
+        weights = {k: v.to(columns.device) for k, v in self._meta["stop"].items()}
+        now = torch.sigmoid(stop_head.logit(weights, columns))
+        seen = run.seen + 1
+        return torch.lerp(run.stop, now, torch.clamp_min(1 / seen, _STOP_MEMORY)), seen
+
+    # ------------------------------------------------------------------------------------------------------- state
+
+    def _remember(self, tensors: list[Tensor]) -> None:
+        """Give tensors that step for the first time their state; units come from the whole network."""
+        if all("memory" in self.state[p] for p in tensors):
+            return
+        known = [p for group in self.param_groups for p in group["params"] if p.numel()]
+        rms0 = torch.stack([self._rms0(p).to(tensors[0].device) for p in known])
+        unit = Layout.of([_plain(p, torch.float32).shape for p in known]).units(rms0[None])[0]
+        rows = dict(zip(known, memory.new_memory(rms0, unit).unbind(0), strict=True))
+        for p in tensors:
+            state = self.state[p]
+            if "memory" not in state:
+                plain = _plain(p, torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32)
+                state.update({name: torch.zeros_like(plain, memory_format=torch.contiguous_format) for name in MOMENTS})
+                state["memory"] = rows[p].to(p.device, copy=True)
+
+    def _rms0(self, p: Tensor) -> Tensor:
+        if "memory" in self.state[p]:
+            return memory.field(self.state[p]["memory"], "rms0")[0]
+        return _plain(p.detach(), torch.float32).square().mean().sqrt()
+
+    def _first(self) -> Tensor:
+        return cast(Tensor, self.param_groups[0]["params"][0])
+
+    def _run(self, device: torch.device | None = None) -> Tensor:
+        packed = self.state[self._first()].get("run")
+        return packed if packed is not None else memory.new_run(device or self._first().device)
+
+    def _keep_run(self, packed: Tensor) -> None:
+        self.state[self._first()]["run"] = packed
+
+    def _weights(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+        if (device, dtype) not in self._unpacked:
+            self._unpacked[device, dtype] = rule.unpack(self._meta["theta"].to(device, dtype))
+        return self._unpacked[device, dtype]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters later on; they are measured in units of the whole network and start at age 0."""
+        _check_options(param_group.get("lr", 1.0), param_group.get("weight_decay"))
+        super().add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_meta": self._meta, "_unpacked": {}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken, its `total_steps` included.
+
+        Raises:
+            ValueError: it belongs to other meta-weights or to other parameters.
+        """
+        digests = {g.get("weights") for g in state_dict["param_groups"]}
+        if digests != {self._meta["digest"]}:
+            found = ", ".join(sorted(str(d)[:12] for d in digests))
+            raise ValueError(
+                f"state_dict belongs to meta-weights {found}, this optimizer has {self._meta['digest'][:12]}"
+            )
+        super().load_state_dict(state_dict)
+        # torch casts floating state to the parameter's dtype, which would round the recurrent state
+        saved = [i for g in state_dict["param_groups"] for i in g["params"]]
+        ours = [p for g in self.param_groups for p in g["params"]]
+        for i, p in zip(saved, ours, strict=True):
+            for key, value in state_dict["state"].get(i, {}).items():
+                self.state[p][key] = value.detach().to(p.device, copy=True)
+
+    # --------------------------------------------------------------------------------------------------- read-outs
+
+    def learning_rates(self) -> list[float]:
+        """Effective learning rate of every parameter tensor in the last step, in units of weight, in the groups' order.
+
+        The size of a typical step of one parameter; 0 before a tensor's first step.
+        """
+        return [row["learning_rate"] for row in self.explain()]
+
+    def explain(self) -> list[dict[str, Any]]:
+        """What was decided for every parameter tensor in the last step, in the groups' order.
+
+        Keys: `shape`, `learning_rate`, `decay` (share of the weight removed), `gradient`, `fast`, `slow` (mixture of
+        directions, sums to 1) and `orthogonal` (share of the orthogonalised direction).
+        """
+        rows = []
+        for p in (p for group in self.param_groups for p in group["params"]):
+            packed = self.state[p].get("memory") if p in self.state else None
+            values = torch.zeros(memory.MEMORY_SIZE) if packed is None else packed.detach().float().cpu()
+            mixture = memory.field(values, "mixture").tolist()
+            scalars = {
+                key: float(memory.field(values, name)[0])
+                for key, name in (("learning_rate", "step_size"), ("decay", "decay"), ("orthogonal", "gate"))
+            }
+            rows.append(
+                {"shape": tuple(p.shape), **scalars, **dict(zip(("gradient", "fast", "slow"), mixture, strict=True))}
+            )
+        return rows
+
+    @property
+    def schedule(self) -> float:
+        """Schedule multiplier of the last step, warm-up and decay included; 0 before the first."""
+        return float(memory.read_run(self._run()).schedule)
+
+    @property
+    def stop_probability(self) -> float:
+        """Probability that the best validation loss will not improve any more, smoothed over about 10 steps."""
+        return float(memory.read_run(self._run()).stop)
+
+    @property
+    def should_stop(self) -> bool:
+        """True when the meta-network is sure that going on is pointless; needs losses to be given."""
+        run = memory.read_run(self._run())
+        return bool(run.history.number[0] >= _STOP_AFTER) and float(run.stop) > self._meta["threshold"]
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that were skipped because a gradient or the loss was not finite."""
+        return int(memory.read_run(self._run()).skipped)
+
+
+def _check_steps(total_steps: object) -> None:
+    whole = isinstance(total_steps, int) and not isinstance(total_steps, bool) and total_steps >= 1
+    if total_steps is not None and not whole:
+        raise ValueError(f"total_steps must be a whole number of at least 1, or None, got {total_steps!r}")
+
+
+def _check_options(lr: float | Tensor, weight_decay: float | None) -> None:
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
+    if not (math.isfinite(float(lr)) and float(lr) >= 0):
+        raise ValueError(f"lr must be a finite number of at least 0, got {lr!r}")
+    if weight_decay is not None and not (math.isfinite(float(weight_decay)) and float(weight_decay) >= 0):
+        raise ValueError(f"weight_decay must be a finite number of at least 0, or None, got {weight_decay!r}")
+
+
+def _loss_tensor(loss: Tensor | float, device: torch.device) -> Tensor:
+    tensor = torch.as_tensor(loss).detach()
+    if tensor.numel() != 1:
+        raise ValueError(f"loss must be one number, got shape {tuple(tensor.shape)}")
+    return tensor.reshape(1).to(device)
+
+
+def _dense(grad: Tensor) -> Tensor:
+    return grad.to_dense() if grad.layout != torch.strided else grad
+
+
+def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Real numbers of the working precision; complex ones get a last dimension of 2."""
+    x = x.detach()
+    return (torch.view_as_real(x) if x.is_complex() else x).to(dtype)
+
+
+def _write(p: Tensor, values: Tensor) -> None:
+    target = torch.view_as_real(p) if p.is_complex() else p
+    target.copy_(values)
