@@ -77,8 +77,9 @@ def read_state(memory: Tensor, moments: tuple[tuple[Tensor, ...], ...], run: Run
     parts = dict(zip(_PARTS, torch.split(memory.to(dtype)[None], list(_PARTS.values()), -1), strict=True))
     small = {name: parts[name][..., 0] for name in ("rms0", "unit", "peak")}
     history = LossHistory(*(h.to(dtype) for h in run.history))
+    fast, slow, square = moments
     return RuleState(
-        *moments, parts["hidden"], parts["cell"], parts["statistics"], small["rms0"], small["unit"], small["peak"],
+        fast, slow, square, parts["hidden"], parts["cell"], parts["statistics"], small["rms0"], small["unit"], small["peak"],
         parts["age"][0, :, 0], history, run.step.to(dtype),
     )  # fmt: skip
 

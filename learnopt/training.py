@@ -84,7 +84,7 @@ def train(task: Task, config: RunConfig) -> Run:
     """Train `task` as `config` says, on one thread; a divergence ends the run and is recorded, never raised."""
     started = time.perf_counter()
     run = Run(asdict(config))
-    with _deterministic(seed_of("train", task.name, config.seed)):
+    with one_thread(seed_of("train", task.name, config.seed)):
         model = task.build(config.seed)
         baseline = get(config.optimizer)
         stepper = baseline.make(model, Settings(config.lr, config.schedule), config.steps, config.weights or "default")
@@ -179,7 +179,7 @@ def _number(value: float, digits: int = 9) -> float | None:
 
 
 @contextmanager
-def _deterministic(seed: int) -> Iterator[None]:
+def one_thread(seed: int) -> Iterator[None]:
     """One thread and a seeded generator inside; everything as found outside."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
