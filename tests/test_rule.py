@@ -1,0 +1,179 @@
+"""The rule: fast paths against slow ones, the hand-designed rule it starts from, and freedom from units."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from toy import ToyTask
+
+from learnopt import features, rule
+from learnopt.layout import Layout
+from learnopt.unroll import Problem, Telling, unroll
+
+
+def random_theta(seed: int = 1, spread: float = 0.15) -> Tensor:
+    """Meta-weights with every output at work, so that no path is switched off by a zero."""
+    g = torch.Generator().manual_seed(seed)
+    return rule.initial_theta(g) + spread * torch.randn(rule.SIZE, generator=g)
+
+
+def draw(shapes: list[tuple[int, ...]], n: int, seed: int = 0) -> tuple[list[Tensor], list[Tensor]]:
+    g = torch.Generator().manual_seed(seed)
+    params = [0.3 * torch.randn(n, *s, generator=g) for s in shapes]
+    return params, [torch.randn(n, *s, generator=g) for s in shapes]
+
+
+SHAPES: list[tuple[int, ...]] = [(5, 4), (5,), (3, 5, 2, 2), (3,), (), (1, 6)]
+
+
+def test_batched_equals_one_by_one() -> None:
+    n, horizon = 3, torch.tensor(10.0)
+    theta = torch.stack([random_theta(s) for s in range(n)])
+    params, _ = draw(SHAPES, n)
+    layout = Layout.of(SHAPES)
+    together, state = list(params), rule.init_state(layout, params)
+    alone = [[p[i : i + 1] for p in params] for i in range(n)]
+    states = [rule.init_state(layout, a) for a in alone]
+    for t in range(4):
+        _, grads = draw(SHAPES, n, seed=t + 1)
+        loss = torch.rand(n, generator=torch.Generator().manual_seed(t)) + 0.5
+        together, state, _ = rule.apply(rule.unpack(theta), layout, together, grads, state, loss, horizon)
+        for i in range(n):
+            g = [x[i : i + 1] for x in grads]
+            w = rule.unpack(theta[i])
+            alone[i], states[i], _ = rule.apply(w, layout, alone[i], g, states[i], loss[i : i + 1], horizon)
+    for i in range(n):
+        for a, b in zip(together, alone[i], strict=True):
+            torch.testing.assert_close(a[i : i + 1], b, rtol=1e-4, atol=1e-6)
+
+
+def test_joined_vectors_equal_vectors_one_by_one() -> None:
+    params, grads = draw(SHAPES, 2)
+    layout, w = Layout.of(SHAPES), rule.unpack(random_theta())
+    assert len(layout.joined) == 4
+    state = rule.init_state(layout, params)
+    decision, state = rule.decide(w, layout, state, torch.ones(2), torch.tensor(10.0))
+    new, moved = rule.move(w, layout, params, grads, state, decision)
+    rms = state.statistics[..., features.STATISTICS.index("weight")].sqrt()
+    for k, shape in enumerate(layout.tensors):
+        one = rule.advance(
+            w, shape, decision, k, rms[:, k], state.unit[:, k],
+            params[k], grads[k], state.fast[k], state.slow[k], state.square[k],
+        )  # fmt: skip
+        torch.testing.assert_close(new[k], one.param)
+        torch.testing.assert_close(moved.square[k], one.square)
+        torch.testing.assert_close(moved.statistics[:, k], one.statistics)
+
+
+class SlowRule:
+    """The documented hand-designed rule, tensor by tensor and step by step, in double precision."""
+
+    def __init__(self, params: list[Tensor], horizon: int) -> None:
+        self.p = [p.double().clone() for p in params]
+        self.m = [[torch.zeros_like(p), torch.zeros_like(p), torch.zeros_like(p)] for p in self.p]
+        self.t, self.horizon = 0, horizon
+        scales = [self.rms(p) * p.shape[1] ** 0.5 for p in self.p if p.dim() == 2]
+        network = math.exp(sum(math.log(s) for s in scales) / len(scales))
+        self.unit = [self.rms(p) if p.dim() == 2 else network / 10**0.5 for p in self.p]
+
+    @staticmethod
+    def rms(p: Tensor) -> float:
+        return float(p.square().mean().sqrt())
+
+    def step(self, grads: list[Tensor]) -> None:
+        t, e = self.t, math.e
+        schedule = min(1.0, (t + 1) / self.horizon / 0.03) * max(1 - t / self.horizon, 0.005)
+        weights = [1 / (2 + e**1.5), e**1.5 / (2 + e**1.5), 1 / (2 + e**1.5)]
+        for k, g in enumerate(x.double() for x in grads):
+            for i, beta in enumerate((0.9, 0.98, 0.995)):
+                self.m[k][i] = self.m[k][i] * beta + (1 - beta) * (g if i < 2 else g * g)
+            fast, slow, square = (self.m[k][i] / (1 - b ** (t + 1)) for i, b in enumerate((0.9, 0.98, 0.995)))
+            a = [(g / square.sqrt()).clamp(-4, 4), fast / square.sqrt(), slow / square.sqrt()]
+            u = sum(w * x for w, x in zip(weights, a, strict=True))
+            step = 0.01 * (self.rms(self.p[k]) + self.unit[k]) * schedule
+            decay = 0.0
+            if g.dim() == 2:
+                momentum = weights[0] * g + weights[1] * fast + weights[2] * slow
+                o = rule.orthogonalise(momentum[None])[0] * max(g.shape) ** 0.5
+                u, decay = 0.5 * u + 0.5 * o, 0.003 * schedule
+            self.p[k] = self.p[k] * (1 - decay) - step * u
+        self.t += 1
+
+
+def test_zero_output_weights_give_the_documented_rule() -> None:
+    shapes: list[tuple[int, ...]] = [(6, 4), (6,), (3, 6)]
+    params, _ = draw(shapes, 1)
+    layout, w = Layout.of(shapes), rule.unpack(rule.initial_theta(torch.Generator().manual_seed(0)))
+    state, slow = rule.init_state(layout, params), SlowRule([p[0] for p in params], 30)
+    for t in range(30):
+        _, grads = draw(shapes, 1, seed=t)
+        params, state, _ = rule.apply(w, layout, params, grads, state, torch.ones(1), torch.tensor(30.0))
+        slow.step([g[0] for g in grads])
+    for a, b in zip(params, slow.p, strict=True):
+        torch.testing.assert_close(a[0].double(), b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (12, 5), (5, 12)])
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e25])
+def test_orthogonalise_against_svd(shape: tuple[int, int], scale: float) -> None:
+    m = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    u, s, v = torch.linalg.svd(m, full_matrices=False)
+    m = u @ torch.diag_embed(s.clamp_min(0.3)) @ v  # the iteration needs longer for singular values near zero
+    o = rule.orthogonalise(m * scale)
+    inside = u.mT @ o @ v.mT
+    diagonal = inside.diagonal(dim1=-2, dim2=-1)
+    assert ((diagonal > 0.5) & (diagonal < 1.3)).all()
+    assert (inside - torch.diag_embed(diagonal)).abs().max() < 1e-3
+
+
+def trajectory(weight_scale: float, loss_scale: float, theta: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Losses in units of the scale and final weights in the original units, of a bilinear-plus-tanh network."""
+    g = torch.Generator().manual_seed(5)
+    x = torch.randn(40, 64, 6, generator=g)
+    target = torch.sin(x @ torch.randn(6, 2, generator=g))
+    params = [torch.randn(8, 6, generator=g) / 6**0.5, 0.1 * torch.randn(8, generator=g), torch.randn(2, 8, generator=g) / 3]
+    params.append(torch.zeros(2))
+    params = [p[None] / weight_scale for p in params]
+    layout = Layout.of([p.shape[1:] for p in params])
+    state, w, losses = rule.init_state(layout, params), rule.unpack(theta), []
+    for t in range(40):
+        params = [p.detach().requires_grad_() for p in params]
+        a, b, c, d = (p[0] * weight_scale for p in params)
+        out = torch.tanh(x[t] @ a.T + b) @ c.T + d
+        loss = loss_scale * (out - target[t]).square().mean()
+        grads = list(torch.autograd.grad(loss, params))
+        with torch.no_grad():
+            params, state, _ = rule.apply(w, layout, params, grads, state, loss[None], torch.tensor(40.0))
+        losses.append(float(loss.detach()) / loss_scale)
+    return torch.tensor(losses), [p[0].detach() * weight_scale for p in params]
+
+
+@pytest.mark.parametrize(("weight_scale", "loss_scale", "tolerance"), [
+    (1 / 64, 1, 1e-5), (64, 1, 1e-5), (1, 1024, 1e-5), (1, 1 / 1024, 1e-5), (64, 1024, 1e-5),
+    (0.01, 1, 2e-3), (100, 1, 2e-3), (1, 1e-3, 2e-3), (1, 1e3, 2e-3),
+])  # fmt: skip
+def test_trajectory_does_not_depend_on_units(weight_scale: float, loss_scale: float, tolerance: float) -> None:
+    theta = random_theta()
+    losses, weights = trajectory(1.0, 1.0, theta)
+    scaled, scaled_weights = trajectory(weight_scale, loss_scale, theta)
+    assert losses[-1] < losses[0]
+    torch.testing.assert_close(scaled, losses, rtol=tolerance, atol=1e-6)
+    for a, b in zip(scaled_weights, weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=10 * tolerance, atol=tolerance)
+
+
+def test_untold_horizon_and_withheld_loss_still_train() -> None:
+    problem = Problem(ToyTask(), [1, 2])
+    theta = rule.initial_theta(torch.Generator().manual_seed(0))
+    _, told = unroll(problem, theta, problem.begin(), 0, 60, Telling(60))
+    _, untold = unroll(problem, theta, problem.begin(), 0, 60, Telling(0, loss=False))
+    assert untold.losses[-10:].mean() < 0.95 * untold.losses[:5].mean()
+    assert not torch.equal(told.losses[-1], untold.losses[-1])
+
+
+def test_unpack_refuses_another_size() -> None:
+    with pytest.raises(ValueError, match=r"7 meta-weights"):
+        rule.unpack(torch.zeros(7))

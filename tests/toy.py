@@ -1,0 +1,53 @@
+"""Tiny tasks for the tests of the machinery."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from learnopt.task import Batch, Task
+
+
+class ToyTask(Task):
+    """Classification of a teacher's labels by an MLP, or by a small CNN with GroupNorm."""
+
+    datasets = frozenset({"gen:toy"})
+
+    def __init__(self, kind: str = "mlp", steps: int = 20, scale: float = 1.0) -> None:
+        self.name, self.kind, self.steps = f"toy-{kind}", kind, steps
+        self.scale = scale
+        g = torch.Generator().manual_seed(3)
+        self.x = torch.randn(300, 16, generator=g)
+        self.y = (torch.tanh(self.x @ torch.randn(16, 8, generator=g)) @ torch.randn(8, 3, generator=g)).argmax(1)
+
+    def _module(self) -> nn.Module:
+        if self.kind == "mlp":
+            return nn.Sequential(nn.Linear(16, 12), nn.Tanh(), nn.LayerNorm(12), nn.Linear(12, 3))
+        head = [nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)]
+        return nn.Sequential(nn.Unflatten(1, (1, 4, 4)), *head)
+
+    def batch(self, seed: int, step: int) -> Batch:
+        g = torch.Generator().manual_seed(seed % 2**40 * 1000 + step)
+        i = torch.randint(0, 200, (16,), generator=g)
+        return self.x[i], self.y[i]
+
+    def validation(self) -> Batch:
+        return self.x[200:], self.y[200:]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.scale * functional.cross_entropy(model(batch[0]), batch[1])
+
+
+@dataclass(frozen=True)
+class ToySource:
+    """A task source of toy tasks."""
+
+    def sample(self, rng: np.random.Generator) -> Task:
+        return ToyTask(("mlp", "cnn")[int(rng.integers(2))])
+
+    def validation(self) -> list[Task]:
+        return [ToyTask("mlp"), ToyTask("cnn")]
