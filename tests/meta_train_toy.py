@@ -1,0 +1,31 @@
+"""`python meta_train_toy.py OUT ESTIMATOR META_STEPS WORKERS`: a small meta-training run, for the kill -9 test."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from toy import ToySource
+
+from learnopt.meta_config import MetaTrainConfig
+from learnopt.meta_train import MetaTrainer
+from learnopt.workers import Pool
+
+
+def config(estimator: str, meta_steps: int) -> MetaTrainConfig:
+    return MetaTrainConfig(
+        estimator=estimator, meta_steps=meta_steps, episodes=2, pairs=2, window=6, steps_min=8, steps_max=16,
+        valid_every=3, valid_steps=8, checkpoint_minutes=0, seed=5,
+    )  # fmt: skip
+
+
+def main() -> None:
+    out, estimator, meta_steps, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    with Pool(ToySource(), workers) as pool:
+        trainer = MetaTrainer(config(estimator, meta_steps), ToySource(), out, pool)
+        trainer.listener = lambda row: print(row["meta_step"], flush=True)
+        trainer.run()
+
+
+if __name__ == "__main__":
+    main()

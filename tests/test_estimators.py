@@ -1,0 +1,123 @@
+"""Estimators of the meta-gradient against the exact one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import torch
+from test_unroll import rule_index
+from torch import Tensor
+from toy import ToyTask
+
+from learnopt import objective, rule
+from learnopt.estimators import AntitheticES, Episode, Estimate, NoiseReuseES, noise
+from learnopt.estimators import es as es_module
+from learnopt.task import seed_of
+from learnopt.unroll import Problem, Telling, Trajectory, unroll
+
+THETA = rule.initial_theta(torch.Generator().manual_seed(0))
+STEPS = 6
+
+
+class TwoParameterES(AntitheticES):
+    """The rule with two meta-parameters: log step size and schedule; all other meta-weights stay as they are."""
+
+    name = "two"
+    free: ClassVar[list[int]] = [rule_index("tensor_bias", 0), rule_index("tensor_bias", 4)]
+
+    def perturbed(self, theta: Tensor, seed: int) -> Tensor:
+        eps = torch.zeros(self.pairs, theta.numel())
+        eps[:, self.free] = self.sigma * noise(seed, self.pairs, 2)
+        return torch.cat([theta + eps, theta - eps])
+
+
+def test_es_agrees_with_the_exact_meta_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Differences undivided and unclipped are antithetic ES proper: E[d * eps] / (2 sigma) is the gradient."""
+    sigma, pairs, jobs = 0.02, 16, 12
+    monkeypatch.setattr(objective, "paired", lambda losses: losses[: len(losses) // 2] - losses[len(losses) // 2 :])
+    # every pair sees the same run: the expectation is over the noise alone
+    monkeypatch.setattr(es_module, "seed_of", lambda *parts: 7)
+    estimator = TwoParameterES(pairs, sigma)
+    samples = []
+    for job in range(jobs):
+        episode = Episode(ToyTask(), job, STEPS, Telling(STEPS))
+        estimate = estimator.estimate(THETA, episode)
+        samples.append(estimate.differences[:, None] * noise(job, pairs, 2) / (2 * sigma))
+    each = torch.cat(samples)
+    mean, error = each.mean(0), each.std(0) / len(each) ** 0.5
+
+    theta = THETA.clone().requires_grad_()
+    problem = Problem(ToyTask(), [7])
+    _, trajectory = unroll(problem, theta, problem.begin(), 0, STEPS, Telling(STEPS), differentiable=True)
+    # the validation term, differentiably
+    runs, _ = unroll(problem, theta, problem.begin(), 0, STEPS, Telling(STEPS), differentiable=True)
+    x = tuple(b[None] for b in ToyTask().validation())
+    trajectory = trajectory._replace(valid=problem.losses(runs.params, x)[None])
+    loss = objective.meta_loss(trajectory, trajectory.losses[0].median().detach())
+    (gradient,) = torch.autograd.grad(loss.sum(), theta)
+    exact = gradient[TwoParameterES.free]
+    assert (exact.abs() > 4 * error).any(), "the test has no power"
+    assert ((mean - exact).abs() <= 4 * error).all(), f"ES {mean} +- {error}, exact {exact}"
+
+
+def test_gradient_is_the_mean_of_differences_times_noise() -> None:
+    es = AntitheticES(3, 0.1)
+    estimates = [Estimate(s, torch.tensor([1.0, -0.5, 2.0]), 0.0, 0) for s in (4, 5)]
+    slow = sum(d * noise(e.seed, 3, 10)[i] for e in estimates for i, d in enumerate([1.0, -0.5, 2.0])) / 6
+    torch.testing.assert_close(es.gradient(10, estimates), slow)
+
+
+def test_noise_is_a_function_of_the_seed() -> None:
+    assert torch.equal(noise(3, 2, 5), noise(3, 2, 5))
+    assert not torch.equal(noise(3, 2, 5), noise(4, 2, 5))
+    theta = AntitheticES(2, 0.1).perturbed(torch.ones(5), 3)
+    torch.testing.assert_close(theta[:2] + theta[2:], torch.full((2, 5), 2.0))
+
+
+def test_noise_reuse_over_the_whole_horizon_is_antithetic_es() -> None:
+    episode = Episode(ToyTask(), 3, 8, Telling(8))
+    full, reuse = AntitheticES(4, 0.05), NoiseReuseES(4, 0.05, window=8)
+    a, b = full.estimate(THETA, episode), reuse.estimate(THETA, episode)
+    assert torch.equal(a.differences, b.differences)
+    assert b.carry is None
+
+
+def test_noise_reuse_windows_walk_through_the_episode_under_one_noise() -> None:
+    episode = Episode(ToyTask(), 3, 8, Telling(8))
+    reuse = NoiseReuseES(2, 0.05, window=5)
+    first = reuse.estimate(THETA, episode)
+    assert first.carry is not None
+    assert first.carry["step"] == 5
+    second = reuse.estimate(THETA, episode, first.carry)
+    assert second.carry is None
+    assert second.inner_steps == 3 * 4
+    problem = Problem(ToyTask(), [seed_of(3, i) for i in range(2)], copies=2)
+    runs, _ = unroll(problem, reuse.perturbed(THETA, 3), problem.begin(), 0, 5, Telling(8))
+    for a, b in zip(runs.params, first.carry["runs"].params, strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="window"):
+        NoiseReuseES(2, 0.05, window=0)
+
+
+def test_paired_differences_do_not_depend_on_the_tasks_scale_and_are_clipped() -> None:
+    losses = torch.tensor([3.0, 1.0, 2.0, 0.0, 1.0, 2.5])
+    d = objective.paired(losses)
+    torch.testing.assert_close(objective.paired(10 * losses), d, rtol=1e-3, atol=1e-3)
+    assert objective.paired(torch.tensor([100.0] + [0.0] * 39)).max() == 2
+
+
+def test_meta_loss_terms() -> None:
+    losses = torch.full((10, 1), 0.5)
+    losses[8:] = 0.25
+    t = Trajectory(losses, torch.tensor([[0.125]]), (10,), torch.zeros(10, 1, 1))
+
+    def log(x: float) -> Tensor:
+        return torch.tensor(x + objective.FLOOR).log()
+
+    expected = 0.5 * log(0.125) + 0.3 * log(0.25) + 0.2 * (0.8 * log(0.5) + 0.2 * log(0.25))
+    torch.testing.assert_close(objective.meta_loss(t, torch.tensor(1.0))[0], expected)
+    scaled = t._replace(losses=losses * 100, valid=t.valid * 100)
+    torch.testing.assert_close(objective.meta_loss(scaled, torch.tensor(100.0))[0], expected)
+    broken = t._replace(valid=torch.tensor([[float("nan")]]))
+    assert torch.isfinite(objective.meta_loss(broken, torch.tensor(1.0))).all()

@@ -1,0 +1,152 @@
+"""Meta-training: exact resume, any number of workers, clear errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from meta_train_toy import config
+from toy import ToySource
+
+from learnopt import artifact, export
+from learnopt.checkpoint import FILE, load_checkpoint, read_log
+from learnopt.episodes import draw
+from learnopt.meta_config import MetaTrainConfig, parse_config, read_config
+from learnopt.meta_report import draw_curve, table
+from learnopt.meta_train import MetaTrainer
+from learnopt.workers import Pool
+
+SCRIPT = Path(__file__).with_name("meta_train_toy.py")
+STEPS = 7
+
+
+def start(out: Path, estimator: str, workers: int = 1) -> subprocess.Popen[str]:
+    command = [sys.executable, str(SCRIPT), str(out), estimator, str(STEPS), str(workers)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def finish(out: Path, estimator: str, workers: int = 1) -> None:
+    process = start(out, estimator, workers)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+
+
+def kill_after(out: Path, estimator: str, lines: int) -> None:
+    process = start(out, estimator)
+    assert process.stdout is not None
+    for _ in range(lines):
+        process.stdout.readline()
+    os.kill(process.pid, signal.SIGKILL)
+    process.stdout.close()
+    process.wait()
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in read_log(out)]
+
+
+@pytest.mark.parametrize("estimator", ["es", "nres"])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, estimator: str) -> None:
+    finish(tmp_path / "whole", estimator, workers=2)
+    kill_after(tmp_path / "killed", estimator, lines=3)
+    at_kill = load_checkpoint(tmp_path / "killed", config(estimator, STEPS))
+    assert at_kill is not None
+    assert 0 < at_kill.meta_step < STEPS
+    finish(tmp_path / "killed", estimator)
+    a, b = (load_checkpoint(tmp_path / name, config(estimator, STEPS)) for name in ("whole", "killed"))
+    assert a is not None
+    assert b is not None
+    assert a.meta_step == STEPS
+    assert torch.equal(a.theta, b.theta)
+    assert torch.equal(a.best_theta, b.best_theta)
+    assert not torch.equal(a.theta, at_kill.theta)
+    assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
+    assert [r["meta_step"] for r in rows(tmp_path / "whole")] == list(range(STEPS + 1))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    with Pool(ToySource(), 1) as pool:
+        MetaTrainer(config("es", 3), ToySource(), out, pool).run()
+    return out
+
+
+def test_changed_settings_are_refused(trained: Path) -> None:
+    with pytest.raises(ValueError, match=r"pairs 2 -> 4"):
+        load_checkpoint(trained, config("es", 3).model_copy(update={"pairs": 4}))
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
+def test_damaged_checkpoint_is_refused(trained: Path, tmp_path: Path, damage: bytes | None) -> None:
+    data = (trained / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(data[: len(data) // 2] if damage is None else damage)
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        load_checkpoint(tmp_path, config("es", 3))
+
+
+def test_export_and_report(trained: Path, tmp_path: Path) -> None:
+    state = load_checkpoint(trained, config("es", 3))
+    assert state is not None
+    export.weights(tmp_path, state, config("es", 3), "learnopt meta-train")
+    loaded = artifact.load(tmp_path / "weights.safetensors")
+    assert torch.equal(loaded.theta, state.best_theta)
+    assert loaded.card["command"] == "learnopt meta-train"
+    assert loaded.card["config"]["seed"] == 5
+    assert draw_curve(read_log(trained), tmp_path).read_bytes().startswith(b"\x89PNG")
+    assert table(read_log(trained)).row_count == 3
+
+
+def test_episodes_are_drawn_as_configured() -> None:
+    settings = MetaTrainConfig(
+        steps_min=50, steps_max=400, horizon_unknown=0.3, horizon_wrong=0.5, loss_withheld=0.2
+    )
+    specs = [draw(settings, 0, i) for i in range(2000)]
+    assert specs[:5] == [draw(settings, 0, i) for i in range(5)]
+    unknown = [s for s in specs if s.telling.horizon == 0]
+    wrong = [s for s in specs if s.telling.horizon not in (0, s.steps)]
+    assert abs(len(unknown) / 2000 - 0.3) < 0.04
+    assert abs(len(wrong) / 2000 - 0.7 * 0.5) < 0.04
+    assert abs(sum(not s.telling.loss for s in specs) / 2000 - 0.2) < 0.04
+    assert all(50 <= s.steps <= 400 for s in specs)
+    assert all(0.49 < s.telling.horizon / s.steps < 2.01 for s in wrong)
+    below = sum(s.steps < (50 * 400) ** 0.5 for s in specs)
+    assert abs(below / 2000 - 0.5) < 0.04  # log-uniform
+
+
+@pytest.mark.parametrize(
+    ("table_", "message"),
+    [
+        ({"pairs": 0}, r"pairs = 0"),
+        ({"estimator": "sgd"}, r"unknown estimator 'sgd'; choose from es, nres"),
+        ({"speed": 3}, r"speed = 3.*settings: suite"),
+        ({"sigma": "wide"}, r"sigma = 'wide'"),
+        ({"steps_min": 300, "steps_max": 200}, r"steps_min 300 is above steps_max 200"),
+        ({"horizon_unknown": 1.5}, r"horizon_unknown = 1.5"),
+    ],
+)
+def test_bad_settings(table_: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        parse_config(table_, "file.toml")
+    assert "\n" not in str(error.value)
+
+
+def test_bad_config_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot read config"):
+        read_config(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("pairs = = 3")
+    with pytest.raises(ValueError, match="not valid TOML"):
+        read_config(tmp_path / "bad.toml")
+    (tmp_path / "good.toml").write_text("pairs = 3")
+    assert read_config(tmp_path / "good.toml").pairs == 3
+
+
+def test_pool_needs_a_worker() -> None:
+    with pytest.raises(ValueError, match="got 0"):
+        Pool(ToySource(), 0)

@@ -1,0 +1,72 @@
+"""Unrolls: vectorised against looped, whole against segments."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toy import ToyTask
+
+from learnopt import rule
+from learnopt.unroll import Problem, Telling, unroll
+
+THETA = rule.initial_theta(torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_vectorised_equals_looped(kind: str) -> None:
+    results = []
+    for vectorise in (True, False):
+        problem = Problem(ToyTask(kind), [1, 2, 3], vectorise=vectorise)
+        _, trajectory = unroll(problem, THETA, problem.begin(), 0, 8, Telling(8), valid_at=(4, 8))
+        results.append(trajectory)
+    torch.testing.assert_close(results[0].losses, results[1].losses, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(results[0].valid, results[1].valid, rtol=1e-4, atol=1e-5)
+    assert results[0].valid_steps == (4, 8)
+
+
+def test_segments_equal_the_whole() -> None:
+    problem = Problem(ToyTask(), [1, 2])
+    _, whole = unroll(problem, THETA, problem.begin(), 0, 10, Telling(10), valid_at=(10,))
+    runs, first = unroll(problem, THETA, problem.begin(), 0, 4, Telling(10))
+    _, second = unroll(problem, THETA, runs, 4, 10, Telling(10), valid_at=(10,))
+    assert torch.equal(torch.cat([first.losses, second.losses]), whole.losses)
+    assert torch.equal(second.valid, whole.valid)
+
+
+def test_copies_share_initialisation_and_batches() -> None:
+    problem = Problem(ToyTask(), [1, 2], copies=2)
+    assert problem.n == 4
+    for p in problem.start:
+        assert torch.equal(p[:2], p[2:])
+    assert not torch.equal(problem.start[0][0], problem.start[0][1])
+    x, y = problem.batch(3)
+    assert torch.equal(x[:2], x[2:])
+    assert torch.equal(y[:2], y[2:])
+    assert not torch.equal(x[0], x[1])
+
+
+def test_differentiable_unroll_has_the_gradient_of_finite_differences() -> None:
+    problem = Problem(ToyTask(), [1])
+    index = rule_index("tensor_bias", 0)  # the log step size of every tensor
+
+    def final(value: float) -> torch.Tensor:
+        theta = THETA.clone()
+        theta[index] = value
+        theta.requires_grad_()
+        _, t = unroll(problem, theta, problem.begin(), 0, 5, Telling(5), differentiable=True)
+        loss = t.losses[-1].sum()
+        (gradient,) = torch.autograd.grad(loss, theta)
+        return torch.stack([loss.detach(), gradient[index]])
+
+    low, middle, high = (final(0.5 + d) for d in (-0.01, 0.0, 0.01))
+    assert middle[1] != 0
+    torch.testing.assert_close((high[0] - low[0]) / 0.02, middle[1], rtol=0.02, atol=1e-4)
+
+
+def rule_index(name: str, k: int) -> int:
+    start = 0
+    for part, (a, b) in rule.SHAPES.items():
+        if part == name:
+            return start + k
+        start += a * b
+    raise KeyError(name)
