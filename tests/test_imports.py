@@ -1,0 +1,69 @@
+"""The design's arrows: data goes one way, the runtime arm knows nothing of the training arm."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import learnopt
+
+ROOT = Path(learnopt.__file__).parent
+RUNTIME = {"features", "layout", "rule", "stop_head", "artifact", "memory", "optimizer"}
+
+
+def module_of(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of learnopt that a file imports, at any depth, without the leading `learnopt.`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("learnopt.") for a in node.names if a.name.startswith("learnopt.")}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "learnopt":
+            base = node.module.removeprefix("learnopt").removeprefix(".")
+            for a in node.names:
+                name = f"{base}.{a.name}" if base else a.name
+                found.add(name if exists(name) else base)
+    return found - {""}
+
+
+def exists(module: str) -> bool:
+    path = ROOT.joinpath(*module.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+GRAPH = {module_of(p): imports(p) for p in ROOT.rglob("*.py")}
+
+
+def test_runtime_arm_imports_no_training() -> None:
+    reached, todo = set(), set(RUNTIME)
+    while todo:
+        module = todo.pop()
+        reached.add(module)
+        todo |= GRAPH[module] - reached
+    assert reached == RUNTIME
+
+
+def test_tasks_are_imported_by_the_command_line_only() -> None:
+    users = {m for m, found in GRAPH.items() if any(f == "tasks" or f.startswith("tasks.") for f in found)}
+    assert users, "the scan finds nothing"
+    assert all(m.split(".")[-1].startswith("cli") for m in users), users
+
+
+def test_no_cycles() -> None:
+    graph = {m: {f for f in found if f in GRAPH} - {m} for m, found in GRAPH.items() if m}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(graph)
+
+
+def test_importing_the_optimizer_does_not_import_training() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, learnopt; print([m for m in sys.modules if m.startswith(('learnopt.', 'matplotlib', 'optuna'))])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = {m.removeprefix("learnopt.") for m in ast.literal_eval(out)}
+    assert loaded <= RUNTIME, loaded
