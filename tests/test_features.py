@@ -63,7 +63,8 @@ def test_first_loss_is_the_average_and_the_reference() -> None:
 def test_roles_follow_from_shapes() -> None:
     roles = {
         (): "scalar", (1,): "scalar", (7,): "vector", (7, 1): "vector", (1, 7): "vector",
-        (3, 4): "matrix", (3, 4, 1, 1): "matrix", (1, 5, 6): "matrix", (8, 3, 3, 3): "convolution", (8, 1, 3, 3): "convolution",
+        (3, 4): "matrix", (3, 4, 1, 1): "matrix", (1, 5, 6): "matrix",
+        (8, 3, 3, 3): "convolution", (8, 1, 3, 3): "convolution",
     }  # fmt: skip
     for shape, role in roles.items():
         assert TensorShape(shape).role == role, shape

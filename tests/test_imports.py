@@ -63,7 +63,9 @@ def test_importing_the_optimizer_does_not_import_training() -> None:
     import subprocess
     import sys
 
-    code = "import sys, learnopt; print([m for m in sys.modules if m.startswith(('learnopt.', 'matplotlib', 'optuna'))])"
+    code = (
+        "import sys, learnopt; print([m for m in sys.modules if m.startswith(('learnopt.', 'matplotlib', 'optuna'))])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     loaded = {m.removeprefix("learnopt.") for m in ast.literal_eval(out)}
     assert loaded <= RUNTIME, loaded

@@ -104,9 +104,7 @@ def test_export_and_report(trained: Path, tmp_path: Path) -> None:
 
 
 def test_episodes_are_drawn_as_configured() -> None:
-    settings = MetaTrainConfig(
-        steps_min=50, steps_max=400, horizon_unknown=0.3, horizon_wrong=0.5, loss_withheld=0.2
-    )
+    settings = MetaTrainConfig(steps_min=50, steps_max=400, horizon_unknown=0.3, horizon_wrong=0.5, loss_withheld=0.2)
     specs = [draw(settings, 0, i) for i in range(2000)]
     assert specs[:5] == [draw(settings, 0, i) for i in range(5)]
     unknown = [s for s in specs if s.telling.horizon == 0]

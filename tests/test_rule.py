@@ -134,7 +134,11 @@ def trajectory(weight_scale: float, loss_scale: float, theta: Tensor) -> tuple[T
     g = torch.Generator().manual_seed(5)
     x = torch.randn(40, 64, 6, generator=g)
     target = torch.sin(x @ torch.randn(6, 2, generator=g))
-    params = [torch.randn(8, 6, generator=g) / 6**0.5, 0.1 * torch.randn(8, generator=g), torch.randn(2, 8, generator=g) / 3]
+    params = [
+        torch.randn(8, 6, generator=g) / 6**0.5,
+        0.1 * torch.randn(8, generator=g),
+        torch.randn(2, 8, generator=g) / 3,
+    ]
     params.append(torch.zeros(2))
     params = [p[None] / weight_scale for p in params]
     layout = Layout.of([p.shape[1:] for p in params])
