@@ -25,7 +25,9 @@ def reference_of(optimizers: Sequence[str]) -> str:
 
 def task_rows(runs: Runs, reference: str) -> list[dict[str, Any]]:
     """One row per task and optimizer."""
-    return [_row(task, name, own, runs[task, reference], runs.get((task, "adam"))) for (task, name), own in runs.items()]
+    return [
+        _row(task, name, own, runs[task, reference], runs.get((task, "adam"))) for (task, name), own in runs.items()
+    ]
 
 
 def _row(task: str, name: str, own: list[Run], reference: list[Run], adam: list[Run] | None) -> dict[str, Any]:
@@ -79,7 +81,9 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     speeds = [value for row in rows for value in row["speed_ups"] if value is not None]
     # a seed's wall-clock speed-up: fewer steps, each of them dearer or cheaper
-    wall = [v / row["seconds_ratio"] for row in rows for v in row["speed_ups"] if v is not None and row["seconds_ratio"]]
+    wall = [
+        v / row["seconds_ratio"] for row in rows for v in row["speed_ups"] if v is not None and row["seconds_ratio"]
+    ]
     speed, seconds = metrics.iqm_interval(speeds), metrics.iqm_interval(wall)
     return {
         "tasks": len(rows),

@@ -116,9 +116,7 @@ def _train(task: Task, config: RunConfig, model: nn.Module, stepper: Stepper, ru
     _finish(task, config, model, stepper, run, losses)
 
 
-def _finish(
-    task: Task, config: RunConfig, model: nn.Module, stepper: Stepper, run: Run, losses: list[float]
-) -> None:
+def _finish(task: Task, config: RunConfig, model: nn.Module, stepper: Stepper, run: Run, losses: list[float]) -> None:
     final = float(np.mean(losses[-tail(config.steps) :]))
     run.train_initial, run.train_final = _number(losses[0]), _number(final)
     if config.points:

@@ -13,7 +13,7 @@ from learnopt.baselines.base import Baseline, Settings, Stepper
 
 
 def split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """`(for Muon, for AdamW)`: hidden matrices go to Muon; embeddings, the first and the last matrix and vectors do not."""
+    """`(for Muon, for AdamW)`: hidden matrices go to Muon; embeddings, first, last and vectors do not."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     parameters = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in parameters if p.ndim >= 2 and id(p) not in embeddings]

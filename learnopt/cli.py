@@ -1,0 +1,69 @@
+"""The command line: `learnopt compare`, `learnopt report`, `learnopt meta-train`."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from learnopt.cli_compare import compare_command, report_command
+from learnopt.cli_meta_train import meta_train
+
+app = typer.Typer(
+    help="Learned optimization for PyTorch: no learning rate, no schedule, no stopping point to tune.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("compare")(compare_command)
+app.command("report")(report_command)
+app.command("meta-train")(meta_train)
+
+USAGE, INTERRUPTED = 2, 130
+"""Exit codes."""
+
+# typer's own copy of click is private: the parent of its errors is reached through the one that it exports
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        try:
+            typer.echo(version("learnopt"))
+        except PackageNotFoundError:
+            typer.echo("unknown")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="version")] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 for input that cannot be used, 130 interrupted."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and return its exit code; what is wrong with the input goes to stderr in one line."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except _UsageError as error:
+        return _say(str(error), USAGE)
+    except (typer.Abort, KeyboardInterrupt) as stop:
+        return _say(str(stop) or "interrupted; the same command goes on where this one stopped", INTERRUPTED)
+    except ValueError as error:
+        return _say(str(error), USAGE)
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    prefix = "" if code == INTERRUPTED else "error: "
+    print(f"learnopt: {prefix}{line}", file=sys.stderr)
+    return code

@@ -1,0 +1,258 @@
+"""What people read of a comparison: compare.json, report.md and the table on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from learnopt.artifact import write_bytes
+from learnopt.baselines import REGISTRY
+from learnopt.compare import Comparison
+from learnopt.figures import Runs, reference_of, summarise, task_rows
+from learnopt.provenance import commit
+from learnopt.run_store import RunStore
+from learnopt.training import DIVERGED, Run
+
+JSON, MARKDOWN = "compare.json", "report.md"
+FORMAT = 1
+
+_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "validation ratio": lambda s: number(s["validation_ratio"]),
+    "training ratio": lambda s: number(s["train_ratio"]),
+    "tasks won": lambda s: percent(s["wins"]),
+    "won vs Adam": lambda s: percent(s["wins_adam"]),
+    "speed-up (IQM, 95 %)": lambda s: interval(s["speed_up"]),
+    "in seconds": lambda s: interval(s["wall_clock_speed_up"]),
+    "time/step": lambda s: number(s["seconds_ratio"]),
+    "memory": lambda s: number(s["memory_ratio"]),
+    "diverged": lambda s: str(s["diverged"]),
+}
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, or n/a."""
+    if value is None:
+        return "n/a"
+    return f"{value:.2f}" if 0.1 <= abs(value) < 100 else f"{value:.3g}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage, or n/a."""
+    return "n/a" if value is None else f"{100 * value:.0f} %"
+
+
+def interval(value: dict[str, float] | None) -> str:
+    """A figure and its interval, or n/a."""
+    return "n/a" if value is None else f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+
+
+def label(optimizer: str) -> str:
+    """What an optimizer is called in print."""
+    return REGISTRY[optimizer].label if optimizer in REGISTRY else optimizer
+
+
+def document(result: Comparison, command: str, cores: int, seconds: float) -> dict[str, Any]:
+    """Everything about a comparison but its curves: what was run, on what, and what came out."""
+    plan = result.plan
+    reference = reference_of(result.optimizers)
+    rows = task_rows(result.runs, reference)
+    return {
+        "format": FORMAT,
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "versions": {name: _version(name) for name in ("learnopt", "torch", "numpy", "optuna")}
+        | {"python": platform.python_version()},
+        "machine": {"cores": os.cpu_count(), "workers": cores, "system": platform.platform()},
+        "seconds": round(seconds, 1),
+        "plan": {
+            "tasks": [_task_entry(task, plan.steps) for task in plan.tasks],
+            "optimizers": result.optimizers,
+            "skipped": result.skipped,
+            "seeds": list(range(plan.seeds)),
+            "steps": plan.steps,
+            "tuner": plan.tuner,
+            "trials": plan.trials,
+            "weights": result.weights,
+        },
+        "reference": reference,
+        "figures": summarise(rows, result.optimizers),
+        "tuning": [{"task": t, "optimizer": o} | asdict(found) for (t, o), found in result.tuned.items()],
+        "tasks": rows,
+        "runs": [
+            {"task": t, "optimizer": o, "files": [_file(run) for run in runs]} for (t, o), runs in result.runs.items()
+        ],
+    }
+
+
+def _task_entry(task: Any, steps: int | None) -> dict[str, Any]:
+    datasets = sorted(task.datasets)
+    return {"name": task.name, "kind": task.kind, "datasets": datasets, "steps": steps or task.steps,
+            "metric": task.metric_name}  # fmt: skip
+
+
+def _file(run: Run) -> str:
+    from learnopt.training import RunConfig
+
+    return f"{RunStore.key(RunConfig(**run.config))}.json"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def read(folder: Path) -> tuple[dict[str, Any], Runs]:
+    """A finished comparison's document and runs.
+
+    Raises:
+        ValueError: one line that names the folder or file and what is wrong.
+    """
+    path = folder / JSON
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        if entry["format"] != FORMAT:
+            raise ValueError(f"{path} has format {entry['format']!r}, this version reads {FORMAT}")
+        groups = [(g["task"], g["optimizer"], g["files"]) for g in entry["runs"]]
+    except OSError as error:
+        raise ValueError(f"{str(folder)!r} holds no finished comparison: {path}: {error.strerror}") from error
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not the record of a comparison: {error}") from error
+    return entry, {(t, o): [_read_run(folder / "runs" / name) for name in names] for t, o, names in groups}
+
+
+def _read_run(path: Path) -> Run:
+    try:
+        return Run(**json.loads(path.read_text(encoding="utf-8"))["run"])
+    except OSError as error:
+        raise ValueError(f"run {path} cannot be read: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"run {path} is damaged: {error}") from error
+
+
+def write(entry: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
+    """Write the JSON record, the markdown report and the plots; returns their paths."""
+    from learnopt import plots
+
+    pictures = plots.draw(entry, runs, folder)
+    write_bytes(folder / JSON, (json.dumps(entry, indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(folder / MARKDOWN, markdown(entry, [path.name for path in pictures]).encode())
+    return [folder / MARKDOWN, folder / JSON, *pictures]
+
+
+def terminal_table(entry: dict[str, Any]) -> Table:
+    """The summary for a terminal."""
+    table = Table(title=f"{len(entry['plan']['tasks'])} tasks, ratios to {label(entry['reference'])}")
+    table.add_column("optimizer")
+    for column in _COLUMNS:
+        table.add_column(column, justify="right")
+    for name, summary in entry["figures"].items():
+        cells = [of(summary) for of in _COLUMNS.values()]
+        table.add_row(label(name), *cells, style="bold" if _learned(name) else None)
+    return table
+
+
+def _learned(name: str) -> bool:
+    return name in REGISTRY and REGISTRY[name].learned
+
+
+def markdown(entry: dict[str, Any], pictures: Sequence[str]) -> str:
+    """The whole report."""
+    plan, reference = entry["plan"], label(entry["reference"])
+    parts = [
+        "# Comparison of optimizers",
+        f"{len(plan['tasks'])} tasks, {len(plan['seeds'])} seeds, {entry['seconds'] / 60:.1f} minutes on "
+        f"{entry['machine']['workers']} of {entry['machine']['cores']} cores; {entry['date'][:10]}, "
+        f"torch {entry['versions']['torch']}, commit {entry['commit'] or 'unknown'}.",
+        f"`{entry['command']}`",
+        *(f"Note: {reason}." for reason in plan["skipped"]),
+        _summary_table(entry),
+        _legend(entry, reference),
+        *(f"![{name}]({name})" for name in pictures),
+        f"## Final validation loss as a ratio to {reference}, per task",
+        _task_table(entry, "validation_ratio"),
+        f"## Final training loss as a ratio to {reference}, per task",
+        _task_table(entry, "train_ratio"),
+        "## Final validation metric, mean over seeds",
+        _task_table(entry, "metric"),
+        *_tuning(entry),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary_table(entry: dict[str, Any]) -> str:
+    body = [[label(name), *(of(s) for of in _COLUMNS.values())] for name, s in entry["figures"].items()]
+    return _grid(["optimizer", *_COLUMNS], body)
+
+
+def _legend(entry: dict[str, Any], reference: str) -> str:
+    undefined = max(s["undefined"] + s["train_undefined"] for s in entry["figures"].values())
+    left_out = (
+        " Ratios of losses that are not positive are undefined (n/a) and left out of the means and shares: "
+        + "; ".join(
+            f"{label(name)} {s['undefined']} tasks by validation, {s['train_undefined']} by training loss"
+            for name, s in entry["figures"].items()
+            if s["undefined"] + s["train_undefined"]
+        )
+        + "."
+        if undefined
+        else ""
+    )
+    return (
+        f"Ratios are final losses divided by {reference}'s with the same seed, geometric mean over seeds and tasks: "
+        "below 1 is better. Won: tasks with a validation ratio of at most 1. Training loss is the mean of the last 5 % "
+        f"of the steps. Speed-up: steps in which {reference} first reaches its own final smoothed training loss, over "
+        "the steps needed to reach the same (never reached: 0), interquartile mean over tasks and seeds with a 95 % "
+        "bootstrap interval; in seconds: divided by the ratio of the time per step. Memory: optimizer state. "
+        "Initialisations and batches are the same for every optimizer. A run without a final loss, because it diverged, "
+        f"counts with {DIVERGED:g} times its initial loss.{left_out}"
+    )
+
+
+def _task_table(entry: dict[str, Any], key: str) -> str:
+    optimizers = entry["plan"]["optimizers"]
+    cells = {(row["task"], row["optimizer"]): row for row in entry["tasks"]}
+    body = []
+    for task in entry["plan"]["tasks"]:
+        rows = [cells[task["name"], name] for name in optimizers]
+        values = [number(row[key]) + ("*" if row["diverged"] else "") for row in rows]
+        name = f"{task['name']} ({task['metric']})" if key == "metric" else task["name"]
+        body.append([name, task["kind"], str(task["steps"]), *values])
+    starred = "\n\n\\* some seeds diverged" if any(row["diverged"] for row in entry["tasks"]) else ""
+    return _grid(["task", "kind", "steps", *map(label, optimizers)], body) + starred
+
+
+def _tuning(entry: dict[str, Any]) -> list[str]:
+    if not entry["tuning"]:
+        return []
+    body = [
+        [t["task"], label(t["optimizer"]), f"{t['settings']['lr']:.3g}", t["settings"]["schedule"], str(t["runs"]),
+         str(t["steps"]), f"{t['seconds']:.1f}"]
+        for t in entry["tuning"]
+    ]  # fmt: skip
+    runs, seconds = sum(t["runs"] for t in entry["tuning"]), sum(t["seconds"] for t in entry["tuning"])
+    steps = sum(t["steps"] for t in entry["tuning"])
+    plan = entry["plan"]
+    how = f"Optuna TPE, {plan['trials']} trials" if plan["tuner"] == "optuna" else "a grid of 14 rates and 2 schedules"
+    return [
+        "## What tuning found and cost",
+        f"{how} per task, judged by the final validation loss of full-length runs on seed 1000, which is no evaluation "
+        f"seed: {runs} runs, {steps} steps, {seconds:.0f} core seconds. Learnopt's share of it: none.",
+        _grid(["task", "optimizer", "learning rate", "schedule", "runs", "steps", "seconds"], body),
+    ]
+
+
+def _grid(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
