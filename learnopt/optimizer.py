@@ -16,8 +16,8 @@ from learnopt.layout import Layout
 from learnopt.rule import Decision
 
 MOMENTS = ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq")
-_GRADIENT_LIMIT = 1e18
-"""Larger gradients are cut to this: their squares would overflow float32."""
+_GRADIENT_LIMIT = 1e15
+"""Larger gradients are cut to this: sums of their squares would overflow float32."""
 _STOP_MEMORY = 0.1
 _STOP_AFTER = 20
 """Losses that must have been seen before `should_stop` may be true."""
@@ -104,7 +104,7 @@ class LearnedOptimizer(Optimizer):
             return returned
         device = active[0][0].device
         run = memory.read_run(self._run(device))
-        told = None if loss is None else _loss_tensor(loss, device)
+        told = None if loss is None else _loss_tensor(loss, device) * (-1 if self.param_groups[0]["maximize"] else 1)
         dtype = torch.float64 if any(p.dtype in (torch.float64, torch.complex128) for p, _ in active) else torch.float32
         grads = [_plain(_dense(p.grad), dtype) for p, _ in active]
         largest = torch.stack([g.abs().max().to(device) for g in grads] + ([] if told is None else [told[0].to(dtype)]))
@@ -159,9 +159,9 @@ class LearnedOptimizer(Optimizer):
     def _stop(self, decision: Decision, run: memory.Run) -> tuple[Tensor, Tensor]:
         if self._meta["stop"] is None:
             return run.stop, run.seen
-        columns = decision.columns[0].float()
+        columns = decision.columns.float()
         weights = {k: v.to(columns.device) for k, v in self._meta["stop"].items()}
-        now = torch.sigmoid(stop_head.logit(weights, columns))
+        now = torch.sigmoid(stop_head.logit(weights, columns))[0]
         seen = run.seen + 1
         return torch.lerp(run.stop, now, torch.clamp_min(1 / seen, _STOP_MEMORY)), seen
 
