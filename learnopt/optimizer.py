@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from typing import Any, cast, overload
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from learnopt import artifact, memory, rule, stop_head
+from learnopt import artifact, intake, memory, rule, stop_head
 from learnopt.layout import Layout
 from learnopt.rule import Decision
 
@@ -57,8 +56,8 @@ class LearnedOptimizer(Optimizer):
         weights: str | os.PathLike[str] = "default",
         maximize: bool = False,
     ) -> None:
-        _check_steps(total_steps)
-        _check_options(lr, weight_decay)
+        intake.check_steps(total_steps)
+        intake.check_options(lr, weight_decay)
         loaded = artifact.load(weights)
         self._meta: dict[str, Any] = {
             "theta": loaded.theta, "stop": loaded.stop, "digest": loaded.digest,
@@ -104,9 +103,11 @@ class LearnedOptimizer(Optimizer):
             return returned
         device = active[0][0].device
         run = memory.read_run(self._run(device))
-        told = None if loss is None else _loss_tensor(loss, device) * (-1 if self.param_groups[0]["maximize"] else 1)
-        dtype = torch.float64 if any(p.dtype in (torch.float64, torch.complex128) for p, _ in active) else torch.float32
-        grads = [_plain(_dense(p.grad), dtype) for p, _ in active]
+        told = None if loss is None else intake.loss_tensor(loss, device)
+        if told is not None and self.param_groups[0]["maximize"]:
+            told = -told
+        dtype = intake.precision([p for p, _ in active])
+        grads = [intake.plain(intake.dense(p.grad), dtype) for p, _ in active]
         largest = torch.stack([g.abs().max().to(device) for g in grads] + ([] if told is None else [told[0].to(dtype)]))
         if not bool(torch.isfinite(largest).all()):
             self._keep_run(memory.write_run(run._replace(skipped=run.skipped + 1)))
@@ -123,8 +124,8 @@ class LearnedOptimizer(Optimizer):
         tensors = [p for p, _ in active]
         device = tensors[0].device
         self._remember(tensors)
-        params = [_plain(p, dtype)[None] for p in tensors]
-        layout = Layout.of([p.shape[1:] for p in params])
+        params = [intake.plain(p, dtype)[None] for p in tensors]
+        layout = intake.layout_of(tuple(tuple(p.shape[1:]) for p in params), dtype)
         moments = tuple(tuple(self.state[p][name].to(dtype)[None] for p in tensors) for name in MOMENTS)
         state = memory.read_state(torch.stack([self.state[p]["memory"] for p in tensors]), moments, run, dtype)
         w = self._weights(device, dtype)
@@ -134,7 +135,7 @@ class LearnedOptimizer(Optimizer):
         decision = self._scaled(decision, [g for _, g in active], layout)
         new, state = rule.move(w, layout, params, [g[None] for g in grads], state, decision)
         for k, p in enumerate(tensors):
-            _write(p, new[k][0])
+            intake.write(p, new[k][0])
             for name, values in zip(MOMENTS, (state.fast, state.slow, state.square), strict=True):
                 self.state[p][name].copy_(values[k][0])
         for p, row in zip(tensors, memory.write_memory(state, decision).unbind(0), strict=True):
@@ -173,22 +174,22 @@ class LearnedOptimizer(Optimizer):
             return
         known = [p for group in self.param_groups for p in group["params"] if p.numel()]
         rms0 = torch.stack([self._rms0(p).to(tensors[0].device) for p in known])
-        unit = Layout.of([_plain(p, torch.float32).shape for p in known]).units(rms0[None])[0]
+        unit = Layout.of([intake.plain(p, torch.float32).shape for p in known]).units(rms0[None])[0]
         rows = dict(zip(known, memory.new_memory(rms0, unit).unbind(0), strict=True))
         for p in tensors:
             state = self.state[p]
             if "memory" not in state:
-                plain = _plain(p, torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32)
+                plain = intake.plain(p, intake.precision([p]))
                 state.update({name: torch.zeros_like(plain, memory_format=torch.contiguous_format) for name in MOMENTS})
                 state["memory"] = rows[p].to(p.device, copy=True)
 
     def _rms0(self, p: Tensor) -> Tensor:
         if "memory" in self.state[p]:
             return memory.field(self.state[p]["memory"], "rms0")[0]
-        return _plain(p.detach(), torch.float32).square().mean().sqrt()
+        return intake.plain(p.detach(), torch.float32).square().mean().sqrt()
 
     def _first(self) -> Tensor:
-        return cast(Tensor, self.param_groups[0]["params"][0])
+        return cast(Tensor, next(p for group in self.param_groups for p in group["params"]))
 
     def _run(self, device: torch.device | None = None) -> Tensor:
         packed = self.state[self._first()].get("run")
@@ -204,7 +205,7 @@ class LearnedOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters later on; they are measured in units of the whole network and start at age 0."""
-        _check_options(param_group.get("lr", 1.0), param_group.get("weight_decay"))
+        intake.check_options(param_group.get("lr", 1.0), param_group.get("weight_decay"))
         super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -279,40 +280,3 @@ class LearnedOptimizer(Optimizer):
     def skipped_steps(self) -> int:
         """Steps that were skipped because a gradient or the loss was not finite."""
         return int(memory.read_run(self._run()).skipped)
-
-
-def _check_steps(total_steps: object) -> None:
-    whole = isinstance(total_steps, int) and not isinstance(total_steps, bool) and total_steps >= 1
-    if total_steps is not None and not whole:
-        raise ValueError(f"total_steps must be a whole number of at least 1, or None, got {total_steps!r}")
-
-
-def _check_options(lr: float | Tensor, weight_decay: float | None) -> None:
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
-    if not (math.isfinite(float(lr)) and float(lr) >= 0):
-        raise ValueError(f"lr must be a finite number of at least 0, got {lr!r}")
-    if weight_decay is not None and not (math.isfinite(float(weight_decay)) and float(weight_decay) >= 0):
-        raise ValueError(f"weight_decay must be a finite number of at least 0, or None, got {weight_decay!r}")
-
-
-def _loss_tensor(loss: Tensor | float, device: torch.device) -> Tensor:
-    tensor = torch.as_tensor(loss).detach()
-    if tensor.numel() != 1:
-        raise ValueError(f"loss must be one number, got shape {tuple(tensor.shape)}")
-    return tensor.reshape(1).to(device)
-
-
-def _dense(grad: Tensor) -> Tensor:
-    return grad.to_dense() if grad.layout != torch.strided else grad
-
-
-def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Real numbers of the working precision; complex ones get a last dimension of 2."""
-    x = x.detach()
-    return (torch.view_as_real(x) if x.is_complex() else x).to(dtype)
-
-
-def _write(p: Tensor, values: Tensor) -> None:
-    target = torch.view_as_real(p) if p.is_complex() else p
-    target.copy_(values)

@@ -1,0 +1,70 @@
+"""What users hand an optimizer: options to check, and tensors of any kind to compute with."""
+
+from __future__ import annotations
+
+import math
+from copy import copy
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from learnopt.layout import Layout
+
+
+def check_steps(total_steps: object) -> None:
+    """Refuse a `total_steps` that is neither None nor a whole number of at least 1."""
+    whole = isinstance(total_steps, int) and not isinstance(total_steps, bool) and total_steps >= 1
+    if total_steps is not None and not whole:
+        raise ValueError(f"total_steps must be a whole number of at least 1, or None, got {total_steps!r}")
+
+
+def check_options(lr: float | Tensor, weight_decay: float | None) -> None:
+    """Refuse a learning rate or a weight decay that is out of its range."""
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
+    if not (math.isfinite(float(lr)) and float(lr) >= 0):
+        raise ValueError(f"lr must be a finite number of at least 0, got {lr!r}")
+    if weight_decay is not None and not (math.isfinite(float(weight_decay)) and float(weight_decay) >= 0):
+        raise ValueError(f"weight_decay must be a finite number of at least 0, or None, got {weight_decay!r}")
+
+
+def loss_tensor(loss: Tensor | float, device: torch.device) -> Tensor:
+    """A loss as a tensor of shape `(1,)`; refuses what is not one number."""
+    tensor = torch.as_tensor(loss).detach()
+    if tensor.numel() != 1:
+        raise ValueError(f"loss must be one number, got shape {tuple(tensor.shape)}")
+    return tensor.reshape(1).to(device)
+
+
+@lru_cache(maxsize=64)
+def layout_of(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype) -> Layout:
+    """The layout, with the matrix that averages joined vectors in the working precision."""
+    layout = Layout.of(shapes)
+    if dtype != layout.joined_mean.dtype:
+        layout = copy(layout)  # the original is shared
+        layout.joined_mean = layout.joined_mean.to(dtype)
+    return layout
+
+
+def precision(params: list[Tensor]) -> torch.dtype:
+    """The precision to compute in: float64 where any parameter has it, else float32, also for half precision."""
+    doubles = (torch.float64, torch.complex128)
+    return torch.float64 if any(p.dtype in doubles for p in params) else torch.float32
+
+
+def dense(grad: Tensor) -> Tensor:
+    """Sparse gradients with all their zeros."""
+    return grad.to_dense() if grad.layout != torch.strided else grad
+
+
+def plain(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Real numbers of the working precision; complex ones get a last dimension of 2."""
+    x = x.detach()
+    return (torch.view_as_real(x) if x.is_complex() else x).to(dtype)
+
+
+def write(p: Tensor, values: Tensor) -> None:
+    """Put real values back into a parameter of any dtype."""
+    target = torch.view_as_real(p) if p.is_complex() else p
+    target.copy_(values)

@@ -1,0 +1,57 @@
+"""What the tests of the optimizer share: busy meta-weights, a tiny network and its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from learnopt import LearnedOptimizer, artifact, rule, stop_head
+
+
+def busy_weights(folder: Path) -> str:
+    """Meta-weights with every output and a stop head at work, so that the tests do not depend on what ships."""
+    g = torch.Generator().manual_seed(1)
+    theta = rule.initial_theta(g) + 0.15 * torch.randn(rule.SIZE, generator=g)
+    head = {k: torch.randn(s, generator=g) for k, s in stop_head.SHAPES.items()}
+    return str(artifact.save(folder / "busy.safetensors", theta, head, {"name": "busy"}))
+
+
+def network(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, 2)).to(dtype)
+
+
+def loss_of(model: nn.Module, seed: int) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(12, 5, generator=g).to(next(model.parameters()).dtype)
+    return functional.mse_loss(model(x), torch.sin(x[:, :2] * 2))
+
+
+def train(model: nn.Module, optimizer: LearnedOptimizer, steps: range) -> list[float]:
+    losses = []
+    for t in steps:
+        optimizer.zero_grad()
+        loss = loss_of(model, t)
+        loss.backward()
+        optimizer.step(loss=loss)
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def values(model: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def snapshot(optimizer: LearnedOptimizer) -> list[Tensor]:
+    """All the state but the run's, in order."""
+    states = [optimizer.state[p] for g in optimizer.param_groups for p in g["params"]]
+    return [v.clone() for s in states for k, v in sorted(s.items()) if k != "run"]
+
+
+def assert_same(a: list[Tensor], b: list[Tensor]) -> None:
+    assert len(a) == len(b)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
