@@ -26,6 +26,8 @@ MAX_ROWS, MIN_ROWS, MAX_VALID_ROWS = 20_000, 20, 1000
 MAX_CLASSES, MAX_CATEGORIES = 100, 50
 # A numeric target with more distinct whole numbers than this is a quantity, not a class.
 MAX_NUMERIC_CLASSES = 20
+# Larger numbers count as missing: their squares would not fit, and no real measurement is that large.
+LARGEST = 1e30
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "?", "-"]
 
 
@@ -38,6 +40,8 @@ def csv_task(name: str) -> Task:
         ValueError: one line that names the file and what is wrong with it.
     """
     location, _, query = name.removeprefix(CSV_PREFIX).partition("?target=")
+    if not location:
+        raise ValueError(f"{name!r} names no file; write {CSV_PREFIX}FILE or {CSV_PREFIX}FILE?target=COLUMN")
     frame = read_frame(location)
     column = _target_column(frame, query, location)
     order = np.random.default_rng(0).permutation(len(frame))[:MAX_ROWS]
@@ -61,7 +65,7 @@ def csv_task(name: str) -> Task:
 
 
 def read_frame(location: str) -> pd.DataFrame:
-    """The file's cells, numbers where a column mostly holds numbers, strings elsewhere; names are the header or 0, 1, ...
+    """The file's cells: floats where a column mostly holds numbers, else strings; names are the header or 0, 1, ...
 
     Raises:
         ValueError: for a file that is missing, empty, no text, or no table.
@@ -91,9 +95,9 @@ def read_frame(location: str) -> pd.DataFrame:
 
 
 def _numbers(column: pd.Series) -> pd.Series:
-    """The column as floats, NaN where a cell is no finite number."""
+    """The column as floats, NaN where a cell is no number below `LARGEST`."""
     values = pd.to_numeric(column, errors="coerce").astype(float)
-    return values.where(np.isfinite(values))
+    return values.where(values.abs() < LARGEST)
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:

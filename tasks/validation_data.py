@@ -36,7 +36,7 @@ def spirals() -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=1)
 def friedman() -> tuple[Tensor, Tensor]:
-    """Friedman's first regression function of 10 columns, noise deviation 1; the target keeps its raw scale (0 to 30)."""
+    """Friedman's first regression function of 10 columns, noise deviation 1; target in its raw scale (0 to 30)."""
     x, y = sk.make_friedman1(n_samples=1200, n_features=10, noise=1.0, random_state=3)
     return standardised(x), torch.tensor(y[:, None], dtype=torch.float32)
 
