@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from learnopt.cli_compare import compare_command, report_command
 from learnopt.cli_meta_train import meta_train
@@ -54,7 +55,7 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, standalone_mode=False)
     except _UsageError as error:
-        return _say(str(error), USAGE)
+        return _say(_message(error), USAGE)
     except (typer.Abort, KeyboardInterrupt) as stop:
         return _say(str(stop) or "interrupted; the same command goes on where this one stopped", INTERRUPTED)
     except ValueError as error:
@@ -62,8 +63,19 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _message(error: Exception) -> str:
+    """A usage error with the value it is about; empty after help that was printed for want of arguments."""
+    message: str = getattr(error, "format_message", error.__str__)()
+    if isinstance(error.__cause__, ValidationError):
+        message += f", got {error.__cause__.errors()[0]['input']!r}"
+    if message.startswith("No such command"):
+        message += f" choose from: {', '.join(str(command.name) for command in app.registered_commands)}"
+    return message
+
+
 def _say(message: str, code: int) -> int:
     line = " ".join(message.split())
     prefix = "" if code == INTERRUPTED else "error: "
-    print(f"learnopt: {prefix}{line}", file=sys.stderr)
+    if line:
+        print(f"learnopt: {prefix}{line}", file=sys.stderr)
     return code

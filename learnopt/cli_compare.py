@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from learnopt import report as reports
-from learnopt.compare import Comparison, Plan, compare, default_optimizers
+from learnopt.compare import Comparison, Plan, compare, default_optimizers, writable
 from learnopt.figures import summarise, task_rows
 from learnopt.task import Task
 
@@ -39,6 +39,7 @@ def compare_command(
     plan = Plan(_tasks(tasks or ("held_out" if full else "quick")), names, seeds, steps, trials, tuner, weights)
     plan.check()
     folder = out or Path("results") / f"compare-{date.today().isoformat()}"
+    writable(folder)
     cores = workers or joblib.cpu_count()
     started = time.perf_counter()
     result = _run(plan, folder, cores)
@@ -83,8 +84,12 @@ def _run(plan: Plan, folder: Path, workers: int) -> Comparison:
             bar = progress.add_task("", total=None)
             return compare(plan, folder, workers, lambda done, total: progress.update(bar, completed=done, total=total))
     except KeyboardInterrupt:
-        note = f"interrupted; finished runs are kept: the same command with --out {folder} goes on from there"
-        raise KeyboardInterrupt(note) from None
+        console.print(
+            f"interrupted; finished runs are kept: the same command with --out {folder} goes on from there",
+            soft_wrap=True,
+            highlight=False,
+        )
+        raise typer.Exit(130) from None
 
 
 def _show(entry: dict[str, object], paths: list[Path], skipped: list[str]) -> None:

@@ -107,12 +107,17 @@ def compare(plan: Plan, folder: Path, workers: int | None = None, listener: List
     plan.check()
     if workers is not None and workers < 1:
         raise ValueError(f"--workers must be 1 or more, got {workers}")
-    store = RunStore(_writable(folder) / "runs")
+    store = RunStore(writable(folder) / "runs")
     store.clean()
     return _Grid(plan, store, workers).run(listener or (lambda done, total: None))
 
 
-def _writable(folder: Path) -> Path:
+def writable(folder: Path) -> Path:
+    """Make `folder` and its folder of runs.
+
+    Raises:
+        ValueError: nothing can be written there.
+    """
     try:
         (folder / "runs").mkdir(parents=True, exist_ok=True)
         trial = folder / "runs" / f".{os.getpid()}.tmp"

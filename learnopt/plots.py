@@ -20,17 +20,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEARNED_COLOUR = "#D55E00"
-COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C8C8C", "#7A5195")
-"""Okabe and Ito's palette, for the colour-blind."""
+REFERENCE_COLOUR = "#000000"
+COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C", "#7A5195", "#B3A100")
+"""Okabe and Ito's palette and a few more, for the colour-blind."""
 
-LINES = ("-", "--", "-.", ":")
+LINES = ("--", "-.", ":")
 MARKERS = ("s", "^", "v", "D", "P", "X", "<", ">")
 DPI = 130
 
 
 def draw(entry: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
     """Draw every picture of a comparison; returns the files."""
-    style = _Style(entry["plan"]["optimizers"])
+    style = _Style(entry["plan"]["optimizers"], entry["reference"])
     tasks = [task["name"] for task in entry["plan"]["tasks"]]
     pictures: dict[str, Callable[[], Figure]] = {
         "ratios.png": lambda: ratios(entry, style),
@@ -44,22 +45,27 @@ def draw(entry: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
 
 
 class _Style:
-    """One colour, line and marker per optimizer; the learned one stands out."""
+    """One colour, line and marker per optimizer; the learned one and the reference stand out."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = list(names)
+    def __init__(self, names: Sequence[str], reference: str) -> None:
+        self.names, self.reference = list(names), reference
         others = [n for n in names if not _learned(n)]
-        self.order = others + [n for n in names if _learned(n)]
+        # drawn, and listed from the end, in this order
+        self.order = sorted(names, key=lambda n: (_learned(n), n == reference))
         self._index = {name: i for i, name in enumerate(others)}
 
     def colour(self, name: str) -> str:
-        return LEARNED_COLOUR if _learned(name) else COLOURS[self._index[name] % len(COLOURS)]
+        if _learned(name):
+            return LEARNED_COLOUR
+        return REFERENCE_COLOUR if name == self.reference else COLOURS[self._index[name] % len(COLOURS)]
 
     def line(self, name: str) -> dict[str, Any]:
         if _learned(name):
             return {"color": LEARNED_COLOUR, "linewidth": 2.2, "linestyle": "-", "zorder": 5}
-        i = self._index[name]
-        return {"color": self.colour(name), "linewidth": 1.1, "linestyle": LINES[i % len(LINES)], "zorder": 2}
+        if name == self.reference:
+            return {"color": REFERENCE_COLOUR, "linewidth": 1.7, "linestyle": "-", "zorder": 4}
+        style = LINES[self._index[name] % len(LINES)]
+        return {"color": self.colour(name), "linewidth": 1.1, "linestyle": style, "zorder": 2}
 
     def point(self, name: str) -> dict[str, Any]:
         if _learned(name):
@@ -162,7 +168,7 @@ def curves(runs: Runs, tasks: Sequence[str], style: _Style, what: str, of: Calla
         axis.set_visible(False)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=min(5, len(labels)), frameon=False)
-    figure.supxlabel("step", fontsize=10)
+    figure.supxlabel("step   (line: median over seeds, band: their range)", fontsize=10)
     figure.supylabel(what, fontsize=10)
     return figure
 

@@ -215,7 +215,7 @@ def _legend(entry: dict[str, Any], reference: str) -> str:
         f"of the steps. Speed-up: steps in which {reference} first reaches its own final smoothed training loss, over "
         "the steps needed to reach the same (never reached: 0), interquartile mean over tasks and seeds with a 95 % "
         "bootstrap interval; in seconds: divided by the ratio of the time per step. Memory: optimizer state. "
-        "Initialisations and batches are the same for every optimizer. A run without a final loss, because it diverged, "
+        "Initialisations and batches are the same for every optimizer. A run without a final loss (it diverged) "
         f"counts with {DIVERGED:g} times its initial loss.{left_out}"
     )
 

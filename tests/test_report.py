@@ -1,0 +1,74 @@
+"""What is written of a comparison."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from compare_toy import TinyTask
+from matplotlib import image
+from rich.console import Console
+
+from learnopt import report
+from learnopt.compare import Plan, compare
+
+PICTURES = ["ratios.png", "validation.png", "training.png", "learning-rates.png"]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    tasks = [TinyTask("tiny-a"), TinyTask("tiny-b"), TinyTask("negative", offset=-100.0)]
+    result = compare(Plan(tasks, ["learnopt", "adam", "adamw"], seeds=2, trials=3), folder, workers=1)
+    report.write(report.document(result, "learnopt compare", 1, 61.0), result.runs, folder)
+    return folder
+
+
+def test_files(written: Path) -> None:
+    assert sorted(path.name for path in written.iterdir()) == sorted([*PICTURES, "compare.json", "report.md", "runs"])
+    for name in PICTURES:
+        height, width, _ = image.imread(written / name).shape
+        assert min(height, width) > 200
+
+
+def test_record(written: Path) -> None:
+    entry = json.loads((written / "compare.json").read_text())
+    assert set(entry["versions"]) == {"learnopt", "torch", "numpy", "optuna", "python"}
+    assert entry["plan"]["seeds"] == [0, 1]
+    assert len(entry["plan"]["weights"]["sha256"]) == 64
+    assert entry["reference"] == "adamw"
+    assert entry["figures"]["adamw"]["validation_ratio"] == pytest.approx(1.0)
+    assert entry["figures"]["learnopt"]["undefined"] == 1
+    assert [t["runs"] for t in entry["tuning"]] == [3, 3, 3]
+
+
+def test_markdown(written: Path) -> None:
+    text = (written / "report.md").read_text()
+    assert "| learnopt (no tuning) |" in text
+    assert "n/a" in text
+    assert "left out of the means and shares: learnopt (no tuning) 1 tasks by validation" in text
+    assert "9 runs, 180 steps" in text
+    assert all(f"]({name})" in text for name in PICTURES)
+
+
+def test_terminal_table(written: Path) -> None:
+    console = Console(width=160, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        console.print(report.terminal_table(report.read(written)[0]))
+        assert "AdamW tuned" in console.export_text()
+
+
+def test_read_names_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no finished comparison"):
+        report.read(tmp_path)
+    (tmp_path / "compare.json").write_text("{")
+    with pytest.raises(ValueError, match="is not the record of a comparison"):
+        report.read(tmp_path)
+    (tmp_path / "compare.json").write_text('{"format": 7}')
+    with pytest.raises(ValueError, match="has format 7"):
+        report.read(tmp_path)
+    runs = [{"task": "a", "optimizer": "adam", "files": ["gone.json"]}]
+    (tmp_path / "compare.json").write_text(json.dumps({"format": 1, "runs": runs}))
+    with pytest.raises(ValueError, match=r"gone\.json cannot be read"):
+        report.read(tmp_path)
