@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -87,7 +88,7 @@ class AutoencodingFamily(TaskFamily):
             objective=objective,
         )
 
-    def _network(self, rng: np.random.Generator, x: Tensor) -> tuple[str, Batch, partial[nn.Module], Objective]:
+    def _network(self, rng: np.random.Generator, x: Tensor) -> tuple[str, Batch, Callable[[], nn.Module], Objective]:
         columns, activation = x.shape[1], pick(rng, ["relu", "tanh", "gelu", "silu"])
         if chance(rng, 0.5):
             noise = pick(rng, [0.0, 0.0, 0.3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 def small_cnn(classes: int, size: int = 8, norm: str = "none", channels: int = 1) -> nn.Sequential:
     """Two 3x3 convolutions of 16 and 32 channels, the second with stride 2, and a linear head."""
-    norms = {
+    norms: dict[str, Callable[[int], nn.Module]] = {
         "none": lambda n: nn.Identity(),
         "batch": nn.BatchNorm2d,
         "group": lambda n: nn.GroupNorm(4, n),

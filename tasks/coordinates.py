@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -91,7 +92,7 @@ class CoordinateFamily(TaskFamily):
             objective=squared_error,
         )
 
-    def _network(self, rng: np.random.Generator, inputs: int, outputs: int) -> tuple[str, partial[nn.Module]]:
+    def _network(self, rng: np.random.Generator, inputs: int, outputs: int) -> tuple[str, Callable[[], nn.Module]]:
         width, depth = log_integer(rng, 12, 40), int(rng.integers(1, 4))
         kind = pick(rng, ["siren", "siren", "fourier-net", "fourier-net", "coordinate-mlp"])
         if kind == "siren":

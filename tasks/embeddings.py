@@ -105,6 +105,7 @@ class BagFamily(TaskFamily):
 
     def sample(self, rng: np.random.Generator) -> Task:
         vocabulary = log_integer(rng, 40, 300)
+        rows: Batch
         if self.reviews and chance(rng, 0.35):
             dataset, classes, rows = (
                 "text:movie-reviews",

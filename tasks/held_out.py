@@ -265,7 +265,7 @@ def _omniglot(name: str, kind: str, module: Make) -> Task:
 
 OMNIGLOT_CLASSES = 106
 # task name -> (the file it needs, its maker)
-FROM_FOLDER: dict[str, tuple[str, TaskMaker]] = {
+_FOLDER_TABLES: dict[str, tuple[str, TaskMaker]] = {
     name: (data_folder.TABLES[dataset][0], partial(_table, name, dataset, sizes, dropout, rows))
     for name, dataset, sizes, dropout, rows in (
         ("abalone-mlp", "csv:abalone", [48, 48], 0.0, 2500),
@@ -273,13 +273,15 @@ FROM_FOLDER: dict[str, tuple[str, TaskMaker]] = {
         ("banknote-mlp", "csv:banknote", [32], 0.0, 700),
         ("pima-mlp", "csv:pima", [48, 24], 0.3, 450),
     )
-} | {
+}
+_FOLDER_DRAWINGS: dict[str, tuple[str, TaskMaker]] = {
     name: (data_folder.OMNIGLOT["omniglot:small2"], partial(_omniglot, name, kind, module))
     for name, kind, module in (
         ("omniglot-cnn-bn", "cnn-bn", partial(nets.small_cnn, OMNIGLOT_CLASSES, 14, "batch")),
         ("omniglot-resnet", "resnet", partial(nets.small_resnet, OMNIGLOT_CLASSES, 24)),
     )
 }
+FROM_FOLDER = _FOLDER_TABLES | _FOLDER_DRAWINGS
 
 
 def held_out_makers() -> dict[str, TaskMaker]:
