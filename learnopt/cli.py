@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from learnopt.cli_compare import compare_command, report_command
 from learnopt.cli_meta_train import meta_train
+from learnopt.cli_stop_train import stop_train_command
 
 app = typer.Typer(
     help="Learned optimization for PyTorch: no learning rate, no schedule, no stopping point to tune.",
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command("compare")(compare_command)
 app.command("report")(report_command)
 app.command("meta-train")(meta_train)
+app.command("stop-train")(stop_train_command)
 
 USAGE, INTERRUPTED = 2, 130
 """Exit codes."""

@@ -23,12 +23,11 @@ from learnopt.task import Task
 from learnopt.training import POINTS, Run, RunConfig
 from learnopt.tuning import TUNERS, Tuned, trials_of
 
-MIN_TRIALS = 1
-
 Listener = Callable[[float, float], None]
 """Called with (work done, all work), in estimated seconds."""
 
-_ARITHMETIC = ("features", "layout", "rule", "optimizer")
+_ARITHMETIC = ("features", "intake", "layout", "memory", "optimizer", "rule", "stop_head")
+"""Modules that decide what the learned optimizer does, where they exist."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,8 @@ def weights_entry(name: str) -> dict[str, Any]:
     loaded = artifact.load(name)
     digest = hashlib.sha256(loaded.digest.encode())
     for module in _ARITHMETIC:
-        digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
+        path = Path(__file__).with_name(f"{module}.py")
+        digest.update(path.read_bytes() if path.exists() else b"")
     return {
         "name": name,
         "file": loaded.path.name,

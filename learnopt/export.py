@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy
 import torch
+from torch import Tensor
 
 from learnopt import artifact
 from learnopt.checkpoint import Checkpoint
@@ -16,6 +17,13 @@ from learnopt.meta_config import MetaTrainConfig
 from learnopt.provenance import commit
 
 WEIGHTS = "weights.safetensors"
+
+
+def with_stop_head(source: artifact.Artifact, path: Path, stop: dict[str, Tensor], found: dict[str, Any]) -> Path:
+    """Write `source`'s rule with a stop head to `path`; `found` says how the head was learned."""
+    made = {"format", "features_version", "architecture", "sha256"}
+    fields = {k: v for k, v in source.card.items() if k not in made}
+    return artifact.save(path, source.theta, stop, {**fields, "name": path.stem, **found})
 
 
 def weights(out: Path, state: Checkpoint, config: MetaTrainConfig, command: str) -> None:

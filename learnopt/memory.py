@@ -79,8 +79,8 @@ def read_state(memory: Tensor, moments: tuple[tuple[Tensor, ...], ...], run: Run
     history = LossHistory(*(h.to(dtype) for h in run.history))
     fast, slow, square = moments
     return RuleState(
-        fast, slow, square, parts["hidden"], parts["cell"], parts["statistics"], small["rms0"], small["unit"], small["peak"],
-        parts["age"][0, :, 0], history, run.step.to(dtype),
+        fast, slow, square, parts["hidden"], parts["cell"], parts["statistics"],
+        small["rms0"], small["unit"], small["peak"], parts["age"][0, :, 0], history, run.step.to(dtype),
     )  # fmt: skip
 
 

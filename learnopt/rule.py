@@ -263,7 +263,7 @@ def move(
         for values, target in zip(moved[:4], (new, fast, slow, square), strict=True):
             for i, part in zip(joined, torch.split(values, layout.joined_sizes, 1), strict=True):
                 target[i] = part.view(params[i].shape)
-        statistics[:, list(joined)] = layout.joined_mean.to(rms.device) @ moved.statistics
+        statistics[:, list(joined)] = layout.joined_mean.to(rms) @ moved.statistics
     peak = torch.maximum(state.peak, statistics[..., features.STATISTICS.index("variance")])
     state = state._replace(fast=tuple(fast), slow=tuple(slow), square=tuple(square), statistics=statistics, peak=peak)
     return new, state

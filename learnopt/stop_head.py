@@ -1,7 +1,7 @@
 """The stopping decision: a small network that reads what the rule sees of a run and says whether going on pays.
 
-Unlike the rule it is learned supervised, on recorded runs (`learnopt.stop_train`), after Adriaensen et al. 2023 (LC-PFN),
-who learn from curves when to stop.
+Unlike the rule it is learned supervised, on recorded runs (`learnopt.stop_train`), as Adriaensen et al. 2023 (LC-PFN)
+learn from curves when to stop.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,14 +177,19 @@ def _number(value: float, digits: int = 9) -> float | None:
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
+_GENERATOR = threading.RLock()
+"""Torch's generator belongs to the process: under a backend with threads, runs take turns."""
+
+
 @contextmanager
 def one_thread(seed: int) -> Iterator[None]:
     """One thread and a seeded generator inside; everything as found outside."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with _GENERATOR:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                yield
+        finally:
+            torch.set_num_threads(threads)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from learnopt import objective
 from learnopt.episodes import EpisodeSpec, TaskSource, episode
-from learnopt.estimators import Estimate, Estimator
+from learnopt.estimators import Episode, Estimate, Estimator
 from learnopt.meta_config import MetaTrainConfig
+from learnopt.stop_train import Recorder, Recording
 from learnopt.task import Task, seed_of
 from learnopt.unroll import Problem, Telling, unroll
 
@@ -56,6 +57,17 @@ def validation_loss(task: Task, theta: Tensor, steps: int, seeds: int) -> float:
     return float(objective.meta_loss(trajectory, trajectory.losses[0].median()).mean())
 
 
+def _record(recorder: Recorder, spec: EpisodeSpec) -> Recording:
+    assert _source is not None
+    return recorder.record(episode(spec, _source))
+
+
+def _record_valid(recorder: Recorder, index: int, told: bool) -> Recording:
+    assert _source is not None
+    task = _source.validation()[index]
+    return recorder.record(Episode(task, seed_of("valid", index, told), task.steps, Telling(task.steps * told)))
+
+
 class Pool:
     """A context manager around the worker processes.
 
@@ -88,6 +100,15 @@ class Pool:
             i: self._executor.submit(_estimate, estimator, theta, specs[i], carries[i]) for i in order
         }
         return [futures[i].result() for i in range(len(specs))]
+
+    def record(self, recorder: Recorder, specs: list[EpisodeSpec]) -> list[Future[Recording]]:
+        """Start recording training episodes for the stop head."""
+        return [self._executor.submit(_record, recorder, spec) for spec in specs]
+
+    def record_valid(self, recorder: Recorder) -> list[Future[Recording]]:
+        """Start recording the validation suite, with the horizon told and untold."""
+        count = len(self.source.validation())
+        return [self._executor.submit(_record_valid, recorder, i, told) for i in range(count) for told in (True, False)]
 
     def validate(self, theta: Tensor, config: MetaTrainConfig, seeds: int) -> dict[str, float]:
         """Meta-loss per task of the validation suite."""

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import joblib
 import pytest
 from compare_toy import BrokenTask, TinyTask, plan
 
@@ -91,6 +92,11 @@ def test_workers_give_the_same_result(finished: tuple[Path, Comparison], tmp_pat
     result = compare(plan(), tmp_path, workers=2, listener=lambda done, total: heard.append((done, total)))
     assert outcome(result) == outcome(finished[1])
     assert heard[-1][0] == heard[-1][1] > 0
+
+
+def test_a_backend_chosen_outside_is_used(finished: tuple[Path, Comparison], tmp_path: Path) -> None:
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        assert outcome(compare(plan(), tmp_path)) == outcome(finished[1])
 
 
 CONFIG = RunConfig("tiny", "adam", 0, 20, 1e-3, "constant", task_digest="abc")
