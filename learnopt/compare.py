@@ -169,12 +169,17 @@ class _Grid:
                 for seed in range(self.plan.seeds)
             ]
             self._execute(tuned, found)
+        # in the plan's order, not in that of finishing
+        self.result.tuned = {key: self.result.tuned[key] for key in self._pairs() if key in self.result.tuned}
         for task in self.tasks:
             for baseline in self.baselines:
                 settings = baseline.settings or self.result.tuned[task, baseline.name].settings
                 configs = [self._evaluation(task, baseline, seed, settings) for seed in range(self.plan.seeds)]
                 self.result.runs[task, baseline.name] = [found[config] for config in configs]
         return self.result
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        return [(task, baseline.name) for task in self.tasks for baseline in self.baselines]
 
     def _first_jobs(self, task: str, baseline: Baseline) -> Iterator[Job]:
         if baseline.settings is not None:

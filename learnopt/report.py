@@ -74,6 +74,7 @@ def document(result: Comparison, command: str, cores: int, seconds: float) -> di
         | {"python": platform.python_version()},
         "machine": {"cores": os.cpu_count(), "workers": cores, "system": platform.platform()},
         "seconds": round(seconds, 1),
+        "core_seconds": round(_core_seconds(result), 1),
         "plan": {
             "tasks": [_task_entry(task, plan.steps) for task in plan.tasks],
             "optimizers": result.optimizers,
@@ -92,6 +93,12 @@ def document(result: Comparison, command: str, cores: int, seconds: float) -> di
             {"task": t, "optimizer": o, "files": [_file(run) for run in runs]} for (t, o), runs in result.runs.items()
         ],
     }
+
+
+def _core_seconds(result: Comparison) -> float:
+    """Of all runs and trials, also of those that an interrupted call before this one finished."""
+    runs = sum(run.seconds for runs in result.runs.values() for run in runs)
+    return runs + sum(found.seconds for found in result.tuned.values())
 
 
 def _task_entry(task: Any, steps: int | None) -> dict[str, Any]:
@@ -248,7 +255,7 @@ def _tuning(entry: dict[str, Any]) -> list[str]:
     return [
         "## What tuning found and cost",
         f"{how} per task, judged by the final validation loss of full-length runs on seed 1000, which is no evaluation "
-        f"seed: {runs} runs, {steps} steps, {seconds:.0f} core seconds. Learnopt's share of it: none.",
+        f"seed: {runs} runs, {steps} steps, {seconds:.0f} core seconds.",
         _grid(["task", "optimizer", "learning rate", "schedule", "runs", "steps", "seconds"], body),
     ]
 
