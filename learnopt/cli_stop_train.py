@@ -40,7 +40,13 @@ def stop_train_command(
     if out.suffix != ".safetensors":
         raise ValueError(f"--out must end in .safetensors, got {str(out)!r}")
     loaded = artifact.load(weights)
-    settings = {"seed": seed, "steps_min": 100, "steps_max": 600, "horizon_unknown": 0.3, "loss_withheld": 0.0}
+    settings: dict[str, object] = {
+        "seed": seed,
+        "steps_min": 100,
+        "steps_max": 600,
+        "horizon_unknown": 0.3,
+        "loss_withheld": 0.0,
+    }
     config = parse_config(settings, "stop-train")
     source, recorder = SuiteSource(), Recorder(loaded.theta)
     source.check()

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from copy import copy
-from functools import lru_cache
 
 import torch
 from torch import Tensor
-
-from learnopt.layout import Layout
 
 
 def check_steps(total_steps: object) -> None:
@@ -35,16 +31,6 @@ def loss_tensor(loss: Tensor | float, device: torch.device) -> Tensor:
     if tensor.numel() != 1:
         raise ValueError(f"loss must be one number, got shape {tuple(tensor.shape)}")
     return tensor.reshape(1).to(device)
-
-
-@lru_cache(maxsize=64)
-def layout_of(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype) -> Layout:
-    """The layout, with the matrix that averages joined vectors in the working precision."""
-    layout = Layout.of(shapes)
-    if dtype != layout.joined_mean.dtype:
-        layout = copy(layout)  # the original is shared
-        layout.joined_mean = layout.joined_mean.to(dtype)
-    return layout
 
 
 def precision(params: list[Tensor]) -> torch.dtype:

@@ -125,7 +125,7 @@ class LearnedOptimizer(Optimizer):
         device = tensors[0].device
         self._remember(tensors)
         params = [intake.plain(p, dtype)[None] for p in tensors]
-        layout = intake.layout_of(tuple(tuple(p.shape[1:]) for p in params), dtype)
+        layout = Layout.of([p.shape[1:] for p in params])
         moments = tuple(tuple(self.state[p][name].to(dtype)[None] for p in tensors) for name in MOMENTS)
         state = memory.read_state(torch.stack([self.state[p]["memory"] for p in tensors]), moments, run, dtype)
         w = self._weights(device, dtype)

@@ -28,7 +28,7 @@ def test_example_runs_and_trains(block: str) -> None:
     assert float(last.detach()) < 0.5 * float(first)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)#]+)", README) + re.findall(r'src="(?!http)([^"]+)', README))
+@pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)#]+)", README))
 def test_links_lead_somewhere(path: str) -> None:
     assert (ROOT / path).exists()
 
