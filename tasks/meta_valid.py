@@ -15,7 +15,7 @@ from learnopt.tasks.autoencoding import Vae, gaussian_bound
 from learnopt.tasks.convolution import cnn
 from learnopt.tasks.coordinates import siren
 from learnopt.tasks.corpora import ALPHABET, characters, words
-from learnopt.tasks.embeddings import Factorisation
+from learnopt.tasks.embeddings import Bag, Factorisation
 from learnopt.tasks.fixed import TaskMaker, fixed_task, flat, given_split, strided
 from learnopt.tasks.graphs import NodeClassifier
 from learnopt.tasks.networks import mlp, residual_mlp
@@ -26,8 +26,8 @@ TOPICS = "text:pydoc-topics"
 SYMBOLS = len(ALPHABET)
 
 
-def _iris(name: str, kind: str, module: Callable[[], nn.Module], steps: int) -> Task:
-    rows = data.iris()
+def _iris(name: str, kind: str, module: Callable[[], nn.Module], steps: int, raw: bool = False) -> Task:
+    rows = data.raw_iris() if raw else data.iris()
     return fixed_task(
         name, kind, "sklearn:iris", rows, module, train_rows=75, steps=steps, objective=cross_entropy, batch_size=16
     )
@@ -183,6 +183,12 @@ def _topic_words() -> Task:
     )
 
 
+def _topic_bag() -> Task:
+    train, valid = data.topic_bags(300, 16, 8)
+    module = partial(Bag, 300, 12, [8], 0.3, False)
+    return given_split("topics-bag", "bag", TOPICS, train, valid, module, steps=400, objective=cross_entropy)
+
+
 def _perlin_vit() -> nn.Module:
     return Patches(2, 4, Transformer(8, 16, 6, inputs=8, blocks=1, pooled=True))
 
@@ -190,11 +196,15 @@ def _perlin_vit() -> nn.Module:
 META_VALID: dict[str, TaskMaker] = {
     "iris-linear": partial(_iris, "iris-linear", "linear", partial(mlp, [4, 3]), 300),
     "iris-mlp": partial(_iris, "iris-mlp", "mlp", partial(mlp, [4, 24, 24, 3], "tanh"), 300),
+    "iris-raw-linear": partial(_iris, "iris-raw-linear", "linear", partial(mlp, [6, 3]), 400, raw=True),
     "spirals-mlp": partial(_spirals, "spirals-mlp", "mlp", partial(mlp, [8, 32, 32, 3], "relu"), 200),
     "spirals-deep": partial(_spirals, "spirals-deep", "deep-mlp", partial(mlp, [8, *[16] * 7, 3], "tanh"), 500),
     "friedman-mlp": partial(_friedman, "friedman-mlp", "mlp", partial(mlp, [10, 40, 40, 1], "gelu", "layer"), 150),
     "friedman-residual": partial(
         _friedman, "friedman-residual", "residual-mlp", partial(residual_mlp, 10, 24, 1, 2, "relu", "layer"), 600
+    ),
+    "friedman-residual-bn": partial(
+        _friedman, "friedman-residual-bn", "residual-mlp", partial(residual_mlp, 10, 24, 1, 2, "relu", "batch"), 300
     ),
     "perlin-cnn": partial(_perlin, "perlin-cnn", "cnn", partial(cnn, [1, 6, 12], 8, 6)),
     "perlin-cnn-bn": partial(
@@ -218,4 +228,5 @@ META_VALID: dict[str, TaskMaker] = {
         _topics, "topics-gru", "gru", partial(Recurrent, "gru", 20, SYMBOLS, vocabulary=SYMBOLS), 12, 16
     ),
     "topics-words": _topic_words,
+    "topics-bag": _topic_bag,
 }

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from functools import lru_cache
+from pydoc_data.topics import topics
 
 import numpy as np
 import torch
 from sklearn import datasets as sk
 from torch import Tensor
 
+from learnopt.task import Batch
+from learnopt.tasks.corpora import normalised
 from learnopt.tasks.graphs import normalised_adjacency
 from learnopt.tasks.tables import standardised
 
@@ -18,6 +23,37 @@ def iris() -> tuple[Tensor, Tensor]:
     """150 flowers, 4 standardised features, 3 classes."""
     bunch = sk.load_iris()
     return standardised(bunch.data), torch.tensor(bunch.target)
+
+
+@lru_cache(maxsize=1)
+def raw_iris() -> tuple[Tensor, Tensor]:
+    """The same flowers unscaled: lengths and widths in mm, their products in 10 mm^2 (0.1 to 300)."""
+    bunch = sk.load_iris()
+    x = 10 * bunch.data
+    x = np.concatenate([x, x[:, :2].prod(1, keepdims=True) / 10, x[:, 2:].prod(1, keepdims=True) / 10], 1)
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(bunch.target)
+
+
+@lru_cache(maxsize=1)
+def topic_bags(vocabulary: int, length: int, subjects: int) -> list[Batch]:
+    """`[train, valid]`: windows of words of Python's longest help topics `(n, length)`, and which topic it is.
+
+    Each topic's first 80 % are for training; validation windows do not overlap.
+    """
+    longest = sorted(sorted(topics, key=lambda name: (-len(topics[name]), name))[:subjects])
+    texts = [re.findall(r"[a-z]+", normalised(topics[name]))[:1500] for name in longest]
+    common = Counter(word for text in texts for word in text).most_common(vocabulary - 1)
+    number = {word: i + 1 for i, (word, _) in enumerate(common)}
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for text in texts:
+        stream = torch.tensor([number.get(word, 0) for word in text])
+        cut = int(0.8 * len(stream))
+        parts[0].append(stream[:cut].unfold(0, length, 4))
+        parts[1].append(stream[cut:].unfold(0, length, length))
+    return [
+        (torch.cat(part), torch.cat([torch.full((len(bags),), label) for label, bags in enumerate(part)]))
+        for part in parts
+    ]
 
 
 @lru_cache(maxsize=1)

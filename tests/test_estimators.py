@@ -113,9 +113,10 @@ def test_meta_loss_terms() -> None:
     t = Trajectory(losses, torch.tensor([[0.125]]), (10,), torch.zeros(10, 1, 1))
 
     def log(x: float) -> Tensor:
-        return torch.tensor(x + objective.FLOOR).log()
+        return torch.tensor(x + objective.TRAIN_FLOOR).log()
 
-    expected = 0.5 * log(0.125) + 0.3 * log(0.25) + 0.2 * (0.8 * log(0.5) + 0.2 * log(0.25))
+    valid = torch.tensor(0.125 + objective.FLOOR).log()
+    expected = 0.8 * valid + 0.1 * log(0.25) + 0.1 * (0.8 * log(0.5) + 0.2 * log(0.25))
     torch.testing.assert_close(objective.meta_loss(t, torch.tensor(1.0))[0], expected)
     scaled = t._replace(losses=losses * 100, valid=t.valid * 100)
     torch.testing.assert_close(objective.meta_loss(scaled, torch.tensor(100.0))[0], expected)
