@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from types import TracebackType
@@ -26,6 +27,7 @@ _source: TaskSource | None = None
 def _start(source: TaskSource) -> None:
     """Set a worker up: one thread, no denormals, and an end when the main process has gone."""
     global _source
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     _source = source
@@ -90,6 +92,9 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._executor.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None:  # nobody will read what they are working on
+            for child in multiprocessing.active_children():
+                child.terminate()
 
     def estimate(
         self, estimator: Estimator, theta: Tensor, specs: list[EpisodeSpec], carries: list[dict[str, Any] | None]

@@ -14,12 +14,13 @@ import torch
 from meta_train_toy import config
 from toy import ToySource
 
-from learnopt import artifact, export
+from learnopt import artifact, export, features, rule
 from learnopt.checkpoint import FILE, load_checkpoint, read_log
 from learnopt.episodes import draw
 from learnopt.meta_config import MetaTrainConfig, parse_config, read_config
 from learnopt.meta_report import draw_curve, table
 from learnopt.meta_train import MetaTrainer
+from learnopt.stop_train import Recorder
 from learnopt.workers import Pool
 
 SCRIPT = Path(__file__).with_name("meta_train_toy.py")
@@ -68,6 +69,31 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, estimator: str)
     assert not torch.equal(a.theta, at_kill.theta)
     assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
     assert [r["meta_step"] for r in rows(tmp_path / "whole")] == list(range(STEPS + 1))
+
+
+def test_interrupt_saves_and_ends_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), str(tmp_path), "es", "100000", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    seen = [int(process.stdout.readline()) for _ in range(3)]
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode not in (0, None)
+    saved = load_checkpoint(tmp_path, config("es", 100000))
+    assert saved is not None
+    assert saved.meta_step >= seen[-1] == 3
+
+
+def test_stop_head_recordings_come_from_the_pool() -> None:
+    recorder = Recorder(rule.initial_theta(torch.Generator().manual_seed(0)), runs=2)
+    specs = [draw(config("es", 1), "stop", i) for i in range(2)]
+    with Pool(ToySource(), 1) as pool:
+        train = [f.result() for f in pool.record(recorder, specs)]
+        valid = [f.result() for f in pool.record_valid(recorder)]
+    assert len(train) == 2
+    assert len(valid) == 4  # two tasks, horizon told and not
+    told, untold = (v.columns[0, 0, features.GLOBAL.index("horizon_known")] for v in valid[:2])
+    assert (told, untold) == (1, 0)
 
 
 @pytest.fixture(scope="module")
