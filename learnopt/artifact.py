@@ -17,6 +17,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from learnopt import features, rule, stop_head
+from learnopt.atomic import write_bytes
 
 FORMAT = 1
 DEFAULT = "v1"
@@ -78,20 +79,6 @@ def save(path: Path, theta: Tensor, stop: dict[str, Tensor] | None, fields: dict
     write_bytes(path, data)
     write_bytes(path.with_suffix(".json"), (json.dumps(card, indent=2, default=str) + "\n").encode())
     return path
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Put `data` into `path` at once: a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def locate(name: str | os.PathLike[str]) -> Path:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learnopt.atomic import write_bytes
 from learnopt.features import VERSION, LossHistory
 from learnopt.meta_config import MetaTrainConfig
 from learnopt.rule import RuleState
@@ -42,26 +42,15 @@ class Checkpoint:
         return Checkpoint(theta, zero, zero.clone(), 0, 0, theta.clone(), float("inf"), 0, [None] * n, [0] * n)
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a temporary file beside `path`, then put it in its place at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_checkpoint(folder: Path, state: Checkpoint, config: MetaTrainConfig) -> None:
     """Write the checkpoint atomically; it holds tensors and plain values only, no code."""
     plain = {k: v for k, v in _fields(state).items() if k != "carries"}
     plain["carries"] = [None if c is None else {**c, "runs": _plain(c["runs"])} for c in state.carries]
     plain["config"] = json.dumps(config.model_dump())
     plain["features_version"] = VERSION
-    write_atomically(folder / FILE, lambda path: torch.save(plain, path))
+    buffer = io.BytesIO()
+    torch.save(plain, buffer)
+    write_bytes(folder / FILE, buffer.getvalue())
 
 
 def _fields(state: Checkpoint) -> dict[str, Any]:
@@ -125,11 +114,7 @@ class MetaLog:
     def flush(self) -> None:
         """Write the whole log atomically."""
         text = "".join(json.dumps(r) + "\n" for r in self.rows)
-        write_atomically(self.path, lambda path: _write(path, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+        write_bytes(self.path, text.encode())
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

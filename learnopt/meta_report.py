@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from learnopt.checkpoint import write_atomically
+from learnopt.atomic import write_bytes
 
 CURVE = "learning_curve.png"
 
@@ -43,7 +44,9 @@ def draw_curve(rows: list[dict[str, Any]], out: Path) -> Path:
     if train or valid:
         axes.legend(frameon=False)
     path = out / CURVE
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=130)
+    write_bytes(path, picture.getvalue())
     return path
 
 

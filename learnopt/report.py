@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.table import Table
 
-from learnopt.artifact import write_bytes
+from learnopt.atomic import write_bytes
 from learnopt.baselines import REGISTRY
 from learnopt.compare import Comparison
 from learnopt.figures import Runs, reference_of, summarise, task_rows

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from learnopt.artifact import write_bytes
+from learnopt.atomic import write_bytes
 from learnopt.training import Run, RunConfig
 
 FORMAT = 1

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
 
-from learnopt import artifact, rule, stop_head
+from learnopt import artifact, atomic, rule, stop_head
 
 THETA = rule.initial_theta(torch.Generator().manual_seed(4))
 STOP = stop_head.initial_weights(torch.Generator().manual_seed(4))
@@ -112,8 +112,8 @@ def test_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.Monke
     def fail(*args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(artifact.os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        artifact.write_bytes(saved, b"new")
+        atomic.write_bytes(saved, b"new")
     assert saved.read_bytes() == before
     assert len(list(saved.parent.iterdir())) == 2

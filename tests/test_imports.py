@@ -9,7 +9,7 @@ from pathlib import Path
 import learnopt
 
 ROOT = Path(learnopt.__file__).parent
-RUNTIME = {"features", "layout", "rule", "stop_head", "artifact", "intake", "memory", "optimizer"}
+RUNTIME = {"atomic", "features", "layout", "rule", "stop_head", "artifact", "intake", "memory", "optimizer"}
 
 
 def module_of(path: Path) -> str:
