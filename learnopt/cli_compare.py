@@ -93,7 +93,7 @@ def _run(plan: Plan, folder: Path, workers: int) -> Comparison:
 
 
 def _show(entry: dict[str, object], paths: list[Path], skipped: list[str]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else max(140, int(os.environ.get("COLUMNS", "0"))))
+    console = Console(width=None if sys.stdout.isatty() else max(160, int(os.environ.get("COLUMNS", "0"))))
     console.print(reports.terminal_table(entry))
     for reason in skipped:
         console.print(f"note: {reason}", soft_wrap=True, highlight=False)

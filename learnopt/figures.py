@@ -79,10 +79,12 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     def known(key: str) -> list[float]:
         return [row[key] for row in rows if row[key] is not None]
 
-    speeds = [value for row in rows for value in row["speed_ups"] if value is not None]
+    speeds = [[value for value in row["speed_ups"] if value is not None] for row in rows]
     # a seed's wall-clock speed-up: fewer steps, each of them dearer or cheaper
     wall = [
-        v / row["seconds_ratio"] for row in rows for v in row["speed_ups"] if v is not None and row["seconds_ratio"]
+        [v / row["seconds_ratio"] for v in values]
+        for row, values in zip(rows, speeds, strict=True)
+        if row["seconds_ratio"]
     ]
     speed, seconds = metrics.iqm_interval(speeds), metrics.iqm_interval(wall)
     return {

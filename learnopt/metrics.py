@@ -91,14 +91,25 @@ class Interval:
     high: float
 
 
-def iqm_interval(values: Sequence[float], seed: int = 0, draws: int = 2000) -> Interval | None:
-    """Interquartile mean with a percentile bootstrap over the values; None for no values."""
-    if not len(values):
+def iqm_interval(groups: Sequence[Sequence[float]], seed: int = 0, draws: int = 2000) -> Interval | None:
+    """Interquartile mean over all values with a percentile bootstrap; None for no values.
+
+    Args:
+        groups: the values of each task, one per seed. A draw picks tasks, then as many of each one's values as the
+            largest group has: seeds of one task are not independent evidence about other tasks.
+    """
+    known = [np.asarray(group, dtype=float) for group in groups if len(group)]
+    if not known:
         return None
-    data = np.asarray(values, dtype=float)
-    picks = np.random.default_rng(seed).integers(0, len(data), (draws, len(data)))
-    low, high = np.percentile(interquartile_mean(data[picks]), [2.5, 97.5])
-    return Interval(float(interquartile_mean(data)), float(low), float(high))
+    lengths = np.array([len(group) for group in known])
+    table = np.zeros((len(known), lengths.max()))
+    for row, group in zip(table, known, strict=True):
+        row[: len(group)] = group
+    rng = np.random.default_rng(seed)
+    tasks = rng.integers(0, len(known), (draws, len(known)))[..., None]
+    picks = (rng.random((draws, *table.shape)) * lengths[tasks]).astype(int)
+    low, high = np.percentile(interquartile_mean(table[tasks, picks].reshape(draws, -1)), [2.5, 97.5])
+    return Interval(float(interquartile_mean(np.concatenate(known))), float(low), float(high))
 
 
 def share(ratios: Sequence[float | None]) -> float | None:

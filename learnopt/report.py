@@ -161,7 +161,7 @@ def write(entry: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
 def terminal_table(entry: dict[str, Any]) -> Table:
     """The summary for a terminal."""
     table = Table(title=f"{len(entry['plan']['tasks'])} tasks, ratios to {label(entry['reference'])}")
-    table.add_column("optimizer")
+    table.add_column("optimizer", no_wrap=True)
     for column in _COLUMNS:
         table.add_column(column, justify="right")
     for name, summary in entry["figures"].items():
@@ -221,7 +221,8 @@ def _legend(entry: dict[str, Any], reference: str) -> str:
         "below 1 is better. Won: tasks with a validation ratio of at most 1. Training loss is the mean of the last 5 % "
         f"of the steps. Speed-up: steps in which {reference} first reaches its own final smoothed training loss, over "
         "the steps needed to reach the same (never reached: 0), interquartile mean over tasks and seeds with a 95 % "
-        "bootstrap interval; in seconds: divided by the ratio of the time per step. Memory: optimizer state. "
+        "interval from a bootstrap over tasks, then seeds; in seconds: divided by the ratio of the time per step. "
+        "Memory: optimizer state. "
         "Initialisations and batches are the same for every optimizer. A run without a final loss (it diverged) "
         f"counts with {DIVERGED:g} times its initial loss.{left_out}"
     )

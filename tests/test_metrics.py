@@ -64,14 +64,29 @@ def test_interquartile_mean() -> None:
 
 
 def test_bootstrap_interval_is_deterministic_and_holds_the_value() -> None:
-    values = list(np.random.default_rng(1).normal(2, 0.1, 30))
+    values = [list(row) for row in np.random.default_rng(1).normal(2, 0.1, (10, 3))]
     found = metrics.iqm_interval(values)
     assert found is not None
     assert found == metrics.iqm_interval(values)
+    assert found.value == metrics.interquartile_mean(np.array(values).flatten())
     assert found.low < found.value < found.high
     assert found.low > 1.9
     assert found.high < 2.1
     assert metrics.iqm_interval([]) is None
+    assert metrics.iqm_interval([[], []]) is None
+
+
+def test_bootstrap_interval_takes_seeds_of_a_task_together() -> None:
+    tasks = np.random.default_rng(1).normal(2, 0.1, 10)
+    alone, repeated = metrics.iqm_interval([[t] for t in tasks]), metrics.iqm_interval([[t] * 50 for t in tasks])
+    assert alone is not None
+    assert repeated is not None
+    assert repeated.high - repeated.low > 0.7 * (alone.high - alone.low)
+
+
+def test_bootstrap_interval_of_groups_of_different_sizes() -> None:
+    found = metrics.iqm_interval([[5.0, 5.0, 5.0], [], [5.0]])
+    assert found == metrics.Interval(5.0, 5.0, 5.0)
 
 
 def test_share_leaves_the_undefined_out() -> None:
