@@ -87,7 +87,9 @@ def locate(name: str | os.PathLike[str]) -> Path:
     Raises:
         ArtifactError: there is none.
     """
-    text = os.fspath(name)
+    if not isinstance(name, str | os.PathLike):
+        raise ArtifactError(f"weights must be a name or a path, got {name!r}")
+    text = str(os.fspath(name))
     shipped = _FOLDER / f"{DEFAULT if text == 'default' else text}.safetensors"
     if shipped.parent == _FOLDER and shipped.exists():
         return shipped
@@ -110,7 +112,10 @@ def load(name: str | os.PathLike[str] = "default") -> Artifact:
 
 @lru_cache(maxsize=8)
 def _load(path: Path, modified: int, size: int) -> Artifact:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
     card = _read_card(path.with_suffix(".json"))
     if hashlib.sha256(data).hexdigest() != card.get("sha256"):
         raise ArtifactError(f"{path} is damaged or does not belong to its card: its SHA-256 differs ({size} bytes)")

@@ -19,15 +19,41 @@ def check_options(lr: float | Tensor, weight_decay: float | None) -> None:
     """Refuse a learning rate or a weight decay that is out of its range."""
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
-    if not (math.isfinite(float(lr)) and float(lr) >= 0):
+    if not _in_range(lr):
         raise ValueError(f"lr must be a finite number of at least 0, got {lr!r}")
-    if weight_decay is not None and not (math.isfinite(float(weight_decay)) and float(weight_decay) >= 0):
+    if weight_decay is not None and not _in_range(weight_decay):
         raise ValueError(f"weight_decay must be a finite number of at least 0, or None, got {weight_decay!r}")
+
+
+def _in_range(value: object) -> bool:
+    try:
+        return 0 <= float(value) < math.inf  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+
+
+def numbers(values: list[float | Tensor], like: Tensor) -> Tensor:
+    """Options of several groups, numbers or tensors of one element, as one tensor beside `like`."""
+    if any(isinstance(v, Tensor) for v in values):
+        return torch.stack([torch.as_tensor(v).to(like).reshape(()) for v in values])
+    return like.new_tensor(values)
+
+
+def one_device(params: list[Tensor]) -> torch.device:
+    """Where the parameters are; refuses a network that is spread over several devices."""
+    devices = {p.device for p in params}
+    if len(devices) > 1:
+        found = ", ".join(sorted(map(str, devices)))
+        raise ValueError(f"parameters of one optimizer must be on one device, got {found}; use one optimizer for each")
+    return devices.pop()
 
 
 def loss_tensor(loss: Tensor | float, device: torch.device) -> Tensor:
     """A loss as a tensor of shape `(1,)`; refuses what is not one number."""
-    tensor = torch.as_tensor(loss).detach()
+    try:
+        tensor = torch.as_tensor(loss).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"loss must be one number, got {loss!r}") from None
     if tensor.numel() != 1:
         raise ValueError(f"loss must be one number, got shape {tuple(tensor.shape)}")
     return tensor.reshape(1).to(device)
@@ -47,7 +73,7 @@ def dense(grad: Tensor) -> Tensor:
 def plain(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Real numbers of the working precision; complex ones get a last dimension of 2."""
     x = x.detach()
-    return (torch.view_as_real(x) if x.is_complex() else x).to(dtype)
+    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).to(dtype)
 
 
 def write(p: Tensor, values: Tensor) -> None:

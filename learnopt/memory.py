@@ -38,7 +38,7 @@ class Run(NamedTuple):
     seen: Tensor  # steps that entered this mean
 
 
-def new_run(device: torch.device) -> Tensor:
+def new_run(device: torch.device | None = None) -> Tensor:
     """The packed run state before the first step, `(RUN_SIZE,)`."""
     return torch.zeros(RUN_SIZE, device=device)
 
@@ -70,6 +70,14 @@ def field(memory: Tensor, name: str) -> Tensor:
             return memory[..., start : start + size]
         start += size
     raise KeyError(name)
+
+
+def decided(memory: Tensor | None) -> dict[str, float]:
+    """The last decision about one tensor, `(MEMORY_SIZE,)`, for people to read; zeros before its first step."""
+    values = torch.zeros(MEMORY_SIZE) if memory is None else memory.detach().float().cpu()
+    names = {"learning_rate": "step_size", "decay": "decay", "orthogonal": "gate"}
+    scalars = {key: float(field(values, name)[0]) for key, name in names.items()}
+    return scalars | dict(zip(("gradient", "fast", "slow"), field(values, "mixture").tolist(), strict=True))
 
 
 def read_state(memory: Tensor, moments: tuple[tuple[Tensor, ...], ...], run: Run, dtype: torch.dtype) -> RuleState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any, cast, overload
@@ -101,18 +102,20 @@ class LearnedOptimizer(Optimizer):
         ]
         if not active:
             return returned
-        device = active[0][0].device
+        device = intake.one_device([p for p, _ in active])
         run = memory.read_run(self._run(device))
         told = None if loss is None else intake.loss_tensor(loss, device)
         if told is not None and self.param_groups[0]["maximize"]:
             told = -told
         dtype = intake.precision([p for p, _ in active])
         grads = [intake.plain(intake.dense(p.grad), dtype) for p, _ in active]
-        largest = torch.stack([g.abs().max().to(device) for g in grads] + ([] if told is None else [told[0].to(dtype)]))
-        if not bool(torch.isfinite(largest).all()):
+        sizes = [torch.linalg.vector_norm(g, math.inf) for g in grads]
+        largest = float(torch.stack(sizes if told is None else [*sizes, told[0].abs().to(dtype)]).max())
+        if not math.isfinite(largest):
             self._keep_run(memory.write_run(run._replace(skipped=run.skipped + 1)))
             return returned
-        grads = [g.clamp(-_GRADIENT_LIMIT, _GRADIENT_LIMIT) for g in grads]
+        if largest > _GRADIENT_LIMIT:
+            grads = [g.clamp(-_GRADIENT_LIMIT, _GRADIENT_LIMIT) for g in grads]
         grads = [-g if group["maximize"] else g for g, (_, group) in zip(grads, active, strict=True)]
         self._advance(active, grads, told, run, dtype)
         return returned
@@ -148,7 +151,7 @@ class LearnedOptimizer(Optimizer):
     def _scaled(self, decision: Decision, groups: list[dict[str, Any]], layout: Layout) -> Decision:
         """The decision with the groups' `lr` and `weight_decay` worked in."""
         like = decision.step_size
-        lr = torch.stack([torch.as_tensor(g["lr"], dtype=like.dtype, device=like.device).reshape(()) for g in groups])
+        lr = intake.numbers([g["lr"] for g in groups], like)
         step_size = like * lr
         own = [g["weight_decay"] is not None for g in groups]
         decay = decision.decay * lr
@@ -172,7 +175,7 @@ class LearnedOptimizer(Optimizer):
         """Give tensors that step for the first time their state; units come from the whole network."""
         if all("memory" in self.state[p] for p in tensors):
             return
-        known = [p for group in self.param_groups for p in group["params"] if p.numel()]
+        known = [p for p in self._params() if p.numel()]
         rms0 = torch.stack([self._rms0(p).to(tensors[0].device) for p in known])
         unit = Layout.of([intake.plain(p, torch.float32).shape for p in known]).units(rms0[None])[0]
         rows = dict(zip(known, memory.new_memory(rms0, unit).unbind(0), strict=True))
@@ -184,19 +187,27 @@ class LearnedOptimizer(Optimizer):
                 state["memory"] = rows[p].to(p.device, copy=True)
 
     def _rms0(self, p: Tensor) -> Tensor:
-        if "memory" in self.state[p]:
+        if "memory" in self.state.get(p, {}):
             return memory.field(self.state[p]["memory"], "rms0")[0]
         return intake.plain(p.detach(), torch.float32).square().mean().sqrt()
 
-    def _first(self) -> Tensor:
-        return cast(Tensor, next(p for group in self.param_groups for p in group["params"]))
+    def _params(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _run_keeper(self) -> Tensor | None:
+        """The parameter whose state holds the run's, None before the first step; no look creates state."""
+        return next((p for p in self._params() if "run" in self.state.get(p, {})), None)
 
     def _run(self, device: torch.device | None = None) -> Tensor:
-        packed = self.state[self._first()].get("run")
-        return packed if packed is not None else memory.new_run(device or self._first().device)
+        keeper = self._run_keeper()
+        return memory.new_run(device) if keeper is None else cast(Tensor, self.state[keeper]["run"])
 
     def _keep_run(self, packed: Tensor) -> None:
-        self.state[self._first()]["run"] = packed
+        keeper = self._run_keeper()
+        if keeper is None:  # the first that trains: distributed checkpoints leave frozen parameters' state out
+            params = self._params()
+            keeper = next((p for p in params if p.requires_grad), params[0])
+        self.state[keeper]["run"] = packed
 
     def _weights(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         if (device, dtype) not in self._unpacked:
@@ -205,7 +216,8 @@ class LearnedOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters later on; they are measured in units of the whole network and start at age 0."""
-        intake.check_options(param_group.get("lr", 1.0), param_group.get("weight_decay"))
+        if isinstance(param_group, dict):  # torch says what else is wrong
+            intake.check_options(param_group.get("lr", 1.0), param_group.get("weight_decay"))
         super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -217,17 +229,29 @@ class LearnedOptimizer(Optimizer):
         Raises:
             ValueError: it belongs to other meta-weights or to other parameters.
         """
+        seen: dict[str, Any] = {}
+        # the last hook before loading and the first one after: they see what users' own hooks made of the state_dict
+        before = self.register_load_state_dict_pre_hook(lambda _, found: seen.update(self._ours(found)))
+        after = self.register_load_state_dict_post_hook(lambda _: self._restore_precision(seen), prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+    def _ours(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         digests = {g.get("weights") for g in state_dict["param_groups"]}
         if digests != {self._meta["digest"]}:
             found = ", ".join(sorted(str(d)[:12] for d in digests))
             raise ValueError(
                 f"state_dict belongs to meta-weights {found}, this optimizer has {self._meta['digest'][:12]}"
             )
-        super().load_state_dict(state_dict)
+        return state_dict
+
+    def _restore_precision(self, state_dict: dict[str, Any]) -> None:
         # torch casts floating state to the parameter's dtype, which would round the recurrent state
         saved = [i for g in state_dict["param_groups"] for i in g["params"]]
-        ours = [p for g in self.param_groups for p in g["params"]]
-        for i, p in zip(saved, ours, strict=True):
+        for i, p in zip(saved, self._params(), strict=True):
             for key, value in state_dict["state"].get(i, {}).items():
                 self.state[p][key] = value.detach().to(p.device, copy=True)
 
@@ -246,19 +270,9 @@ class LearnedOptimizer(Optimizer):
         Keys: `shape`, `learning_rate`, `decay` (share of the weight removed), `gradient`, `fast`, `slow` (mixture of
         directions, sums to 1) and `orthogonal` (share of the orthogonalised direction).
         """
-        rows = []
-        for p in (p for group in self.param_groups for p in group["params"]):
-            packed = self.state[p].get("memory") if p in self.state else None
-            values = torch.zeros(memory.MEMORY_SIZE) if packed is None else packed.detach().float().cpu()
-            mixture = memory.field(values, "mixture").tolist()
-            scalars = {
-                key: float(memory.field(values, name)[0])
-                for key, name in (("learning_rate", "step_size"), ("decay", "decay"), ("orthogonal", "gate"))
-            }
-            rows.append(
-                {"shape": tuple(p.shape), **scalars, **dict(zip(("gradient", "fast", "slow"), mixture, strict=True))}
-            )
-        return rows
+        return [
+            {"shape": tuple(p.shape), **memory.decided(self.state.get(p, {}).get("memory"))} for p in self._params()
+        ]
 
     @property
     def schedule(self) -> float:
