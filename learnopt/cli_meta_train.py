@@ -16,6 +16,7 @@ from learnopt.checkpoint import read_log
 from learnopt.meta_config import MetaTrainConfig, parse_config, read_config
 from learnopt.meta_report import draw_curve, table
 from learnopt.meta_train import MetaTrainer
+from learnopt.provenance import commit
 from learnopt.workers import Pool
 
 
@@ -31,6 +32,7 @@ def meta_train(
     if workers < 0:
         raise ValueError(f"--workers must be 0 or more, got {workers}")
     settings = _settings(config, set_ or [])
+    commit()  # the code that is loaded now, whatever is committed while the run goes on
     source = SuiteSource(settings.suite, settings.valid_suite, settings.augment)
     source.check()
     console = Console(stderr=True)

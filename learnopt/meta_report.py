@@ -32,7 +32,7 @@ def draw_curve(rows: list[dict[str, Any]], out: Path) -> Path:
     axes = figure.subplots()
     if train:
         axes.plot(range(1, len(train) + 1), train, color="#9ecae1", linewidth=0.5, alpha=0.6)
-        x, y = smooth(train, max(1, len(train) // 40))
+        x, y = smooth(train, max(min(10, len(train)), len(train) // 40))
         axes.plot(x, y, color="#2171b5", linewidth=1.8, label="training tasks (perturbed, mean of a window)")
     if valid:
         steps, scores = zip(*valid, strict=True)

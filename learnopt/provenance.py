@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 
 
+@lru_cache(maxsize=1)
 def commit() -> str | None:
-    """The git commit of the source tree that this package runs from, with "+changes" if it has any; None elsewhere."""
+    """The git commit of the source tree that this package runs from, as it was when first asked for.
+
+    With "+changes" if the tree has any; None outside of a checkout.
+    """
     folder = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
