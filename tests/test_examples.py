@@ -1,0 +1,17 @@
+"""The scripts in examples/ run."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_example(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    accuracy = runpy.run_path(str(script))["main"](steps=60)
+    assert accuracy > 0.8  # ten classes
+    assert "learning rate" in capsys.readouterr().out
