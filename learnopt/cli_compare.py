@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from datetime import date
@@ -93,7 +92,10 @@ def _run(plan: Plan, folder: Path, workers: int) -> Comparison:
 
 
 def _show(entry: dict[str, object], paths: list[Path], skipped: list[str]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else max(160, int(os.environ.get("COLUMNS", "0"))))
+    console = Console()
+    if not console.is_terminal:
+        # the table is not folded where it goes to a file
+        console.width = max(160, console.width)
     console.print(reports.terminal_table(entry))
     for reason in skipped:
         console.print(f"note: {reason}", soft_wrap=True, highlight=False)

@@ -60,6 +60,9 @@ class Plan:
             raise ValueError(f"no optimizers given; choose from: {', '.join(REGISTRY)}")
         for name in self.optimizers:
             get(name)
+        reasons = [get(name).missing() for name in self.optimizers]
+        if all(reasons):
+            raise ValueError("; ".join(reason for reason in reasons if reason))
         if not self.tasks:
             raise ValueError("no tasks to compare on")
         for what, names in (("optimizer", list(self.optimizers)), ("task", [task.name for task in self.tasks])):
@@ -149,8 +152,6 @@ class _Grid:
         self.plan, self.store, self.workers = plan, store, workers
         missing = {name: reason for name in plan.optimizers if (reason := get(name).missing())}
         self.result = Comparison(plan, [n for n in plan.optimizers if n not in missing], skipped=list(missing.values()))
-        if not self.result.optimizers:
-            raise ValueError("; ".join(self.result.skipped))
         self.baselines = [get(name) for name in self.result.optimizers]
         if any(baseline.learned for baseline in self.baselines):
             self.result.weights = weights_entry(plan.weights)

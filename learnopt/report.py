@@ -179,8 +179,9 @@ def markdown(entry: dict[str, Any], pictures: Sequence[str]) -> str:
     plan, reference = entry["plan"], label(entry["reference"])
     parts = [
         "# Comparison of optimizers",
-        f"{len(plan['tasks'])} tasks, {len(plan['seeds'])} seeds, {entry['seconds'] / 60:.1f} minutes on "
-        f"{entry['machine']['workers']} of {entry['machine']['cores']} cores; {entry['date'][:10]}, "
+        f"{len(plan['tasks'])} tasks, {len(plan['seeds'])} seeds; {entry['seconds'] / 60:.1f} minutes on "
+        f"{entry['machine']['workers']} of {entry['machine']['cores']} cores for the last call, "
+        f"{entry['core_seconds'] / 60:.1f} core minutes for all runs, stored ones included; {entry['date'][:10]}, "
         f"torch {entry['versions']['torch']}, commit {entry['commit'] or 'unknown'}.",
         f"`{entry['command']}`",
         *(f"Note: {reason}." for reason in plan["skipped"]),

@@ -57,7 +57,10 @@ def test_bad_input(words: list[str], parts: list[str], tmp_path: Path, capsys: p
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_compare_then_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_then_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "wide")
     assert run(["compare", *SMALL, "--workers", "1", "--out", "o"]) == 0
     out = capsys.readouterr().out
     assert "AdamW tuned" in out

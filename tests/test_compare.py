@@ -165,3 +165,16 @@ def test_bad_plans(bad: Plan, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         compare(bad, tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_where_no_optimizer_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learnopt.baselines.base.find_spec", lambda name: None)
+    alone = Plan([TinyTask()], ["prodigy"], seeds=1)
+    with pytest.raises(ValueError, match="prodigyopt is not installed"):
+        alone.check()
+    with pytest.raises(ValueError, match="prodigyopt is not installed"):
+        compare(alone, tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+    result = compare(Plan([TinyTask()], ["adam", "prodigy"], seeds=1), tmp_path / "out", workers=1)
+    assert result.optimizers == ["adam"]
+    assert "prodigyopt is not installed" in result.skipped[0]

@@ -47,6 +47,9 @@ def test_markdown(written: Path) -> None:
     text = (written / "report.md").read_text()
     assert "| learnopt (no tuning) |" in text
     assert "n/a" in text
+    # a resumed comparison must not pass for a quick one
+    assert "1.0 minutes on 1 of" in text
+    assert "core minutes for all runs, stored ones included" in text
     assert "left out of the means and shares: learnopt (no tuning) 1 tasks by validation" in text
     assert "9 runs, 180 steps" in text
     assert all(f"]({name})" in text for name in PICTURES)
