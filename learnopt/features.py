@@ -11,29 +11,40 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a column changes its meaning; an artifact of another version is refused."""
 
 GLOBAL = (
     "loss_log_slope", "loss_log_drop", "loss_log_rebound", "loss_slope", "loss_rebound", "loss_noise", "loss_known",
     "progress", "progress_squared", "log_step", "log_horizon", "horizon_known",
+    "mean_snr_fast", "mean_cos_gradient_fast", "mean_cos_gradient_slow", "mean_gradient_decline",
 )  # fmt: skip
-"""Columns per run."""
+"""Columns per run; the last four are means over the tensors."""
 
 TENSOR = (
-    "snr_fast", "snr_slow", "cos_gradient_slow", "cos_fast_slow", "growth", "init_scale", "gradient_decline",
-    "log_size", "is_matrix", "is_convolution", "log_aspect",
+    "snr_fast", "snr_slow", "cos_gradient_fast", "cos_gradient_slow", "cos_fast_slow",
+    "growth", "init_scale", "gradient_decline", "log_size", "is_matrix", "is_convolution", "log_aspect",
 )  # fmt: skip
-"""Columns per parameter tensor."""
+"""Columns per parameter tensor. A gradient is compared with the momentum from before it: near 1 where batches agree on
+the way, 0 where they are noise (or each batch is only being memorised), below 0 where the steps overshoot."""
+
+SUMMARISED = ("snr_fast", "cos_gradient_fast", "cos_gradient_slow", "gradient_decline")
 
 PARAMETER = ("gradient", "fast", "slow", "gradient_fast", "fast_slow", "weight")
 """Columns per parameter."""
 
-STATISTICS = ("r_gradient", "r_fast", "r_slow", "gradient_slow", "fast_slow", "weight", "variance")
-"""Raw means per tensor, gathered by one step and read by the next, so that a step is one pass over memory."""
+STATISTICS = ("r_gradient", "r_fast", "r_slow", "gradient_fast", "gradient_slow", "fast_slow", "weight", "variance")
+"""Means per tensor, gathered by one step and read by the next, so that a step is one pass over memory."""
 
-_FAST, _SLOW = 0.15, 0.02
-_FIRST = 5
+SMOOTHED = 6
+"""The first so many statistics are averaged over about 1/SMOOTHING steps: of one batch they are mostly noise."""
+SMOOTHING = 0.1
+
+BETA_FAST, BETA_SLOW, BETA_SQUARE = 0.9, 0.98, 0.995
+"""Decay per step of the two momenta and of the second moment."""
+LOSS_FAST, LOSS_SLOW = 0.15, 0.02
+"""Weights of a new loss in the fast and the slow average."""
+LOSS_FIRST = 5
 """Losses averaged into the reference that progress is measured against."""
 _TINY = 1e-30
 
@@ -63,12 +74,12 @@ def observe(history: LossHistory, loss: Tensor | None) -> LossHistory:
     loss = torch.where(seen, loss, history.fast)
     count = history.number + 1
     # the weights 1/count make every average start as a plain mean: no bias, no correction
-    fast = torch.lerp(history.fast, loss, torch.clamp_min(1 / count, _FAST))
-    slow = torch.lerp(history.slow, loss, torch.clamp_min(1 / count, _SLOW))
-    first = torch.lerp(history.first, loss, torch.where(count <= _FIRST, 1 / count, torch.zeros_like(count)))
+    fast = torch.lerp(history.fast, loss, torch.clamp_min(1 / count, LOSS_FAST))
+    slow = torch.lerp(history.slow, loss, torch.clamp_min(1 / count, LOSS_SLOW))
+    first = torch.lerp(history.first, loss, torch.where(count <= LOSS_FIRST, 1 / count, torch.zeros_like(count)))
     best = torch.where(count <= 1, fast, torch.minimum(history.best, fast))
     gap = (loss - history.slow).abs() * (count > 1)
-    noise = torch.lerp(history.noise, gap, torch.clamp_min(1 / count, _SLOW))
+    noise = torch.lerp(history.noise, gap, torch.clamp_min(1 / count, LOSS_SLOW))
     new = LossHistory(fast, slow, first, best, noise, count)
     return LossHistory(*(torch.where(seen, a, b) for a, b in zip(new, history, strict=True)))
 
@@ -77,13 +88,14 @@ def _log_ratio(a: Tensor, b: Tensor, floor: Tensor) -> Tensor:
     return (torch.maximum(a, floor) / torch.maximum(b, floor)).log()
 
 
-def global_columns(history: LossHistory, step: Tensor, horizon: Tensor) -> Tensor:
+def global_columns(history: LossHistory, step: Tensor, horizon: Tensor, summary: Tensor) -> Tensor:
     """The `GLOBAL` columns, shape `(N, len(GLOBAL))`.
 
     Args:
         history: after `observe` of this step's loss.
         step: steps already taken, shape `()`.
         horizon: told number of steps, shape `()`; 0 when unknown.
+        summary: means of the `SUMMARISED` tensor columns, `(N, len(SUMMARISED))`.
     """
     fast, slow, first, best, noise, count = history
     known = (count > 0).to(fast.dtype)
@@ -103,7 +115,21 @@ def global_columns(history: LossHistory, step: Tensor, horizon: Tensor) -> Tenso
     ]
     scalars = [progress, progress**2, (step + 1).log() / 8, told * horizon.clamp_min(1).log() / 8, told]
     rows += [s.to(fast.dtype).expand_as(fast) for s in scalars]
-    return torch.stack(rows, -1)
+    return torch.cat([torch.stack(rows, -1), summary], -1)
+
+
+def summary(columns: Tensor, sizes: Tensor) -> Tensor:
+    """Means of the `SUMMARISED` columns over the tensors, weighted by the root of their sizes: `(N, tensors, F)`,
+    `(tensors,)` to `(N, len(SUMMARISED))`."""
+    weight = sizes.sqrt() / sizes.sqrt().sum()
+    return weight @ columns[..., [TENSOR.index(name) for name in SUMMARISED]]
+
+
+def smooth(before: Tensor, now: Tensor, age: Tensor) -> Tensor:
+    """Statistics after a step from those before and those of the step alone, `(N, tensors, len(STATISTICS))` each;
+    `age` counts the steps that each tensor has taken, this one included, `(tensors,)`."""
+    rate = torch.clamp_min(1 / age, SMOOTHING)[:, None]
+    return torch.cat([torch.lerp(before[..., :SMOOTHED], now[..., :SMOOTHED], rate), now[..., SMOOTHED:]], -1)
 
 
 def tensor_columns(statistics: Tensor, rms0: Tensor, unit: Tensor, peak: Tensor, shape_columns: Tensor) -> Tensor:
@@ -116,16 +142,17 @@ def tensor_columns(statistics: Tensor, rms0: Tensor, unit: Tensor, peak: Tensor,
         peak: largest mean second moment of the gradient so far, `(N, tensors)`.
         shape_columns: what follows from the shapes alone, `(tensors, 4)`.
     """
-    r0, r1, r2, c02, c12, weight, variance = statistics.unbind(-1)
+    r0, r1, r2, c01, c02, c12, weight, variance = statistics.unbind(-1)
     rows = [
         (r1 + 1e-4).log() / 4,
         (r2 + 1e-4).log() / 4,
-        c02 / (r0 * r2 + 1e-12).sqrt(),
+        (c01 - (1 - BETA_FAST) * r0) / (r0 * r1 + 1e-12).sqrt(),
+        (c02 - (1 - BETA_SLOW) * r0) / (r0 * r2 + 1e-12).sqrt(),
         c12 / (r1 * r2 + 1e-12).sqrt(),
         ((weight.sqrt() + 0.01 * unit) / (rms0 + 0.03 * unit)).log().clamp(-3, 3),
         (rms0 / unit + 0.03).log().clamp(-4, 4) / 2,
         ((variance + _TINY) / (peak + _TINY)).clamp_min(1e-9).log() / 8,
     ]
     started = (r0 > 0).to(r0.dtype)
-    dynamic = torch.stack([started * r for r in rows[:4]] + [rows[4], rows[5], started * rows[6]], -1)
+    dynamic = torch.stack([started * r for r in rows[:5]] + [rows[5], rows[6], started * rows[7]], -1)
     return torch.cat([dynamic, shape_columns.expand(*dynamic.shape[:2], -1)], -1)

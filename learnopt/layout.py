@@ -57,6 +57,7 @@ class Layout:
         self.is_matrix = torch.tensor([t.is_matrix for t in self.tensors], dtype=torch.bool)
         self.root_fan = torch.tensor([t.fan_in for t in self.tensors], dtype=torch.float32).sqrt()
         self.columns = torch.tensor([self._columns(t) for t in self.tensors]).reshape(len(self.tensors), 4)
+        self.sizes = torch.tensor([float(t.size) for t in self.tensors])
         self.joined = tuple(k for k, t in enumerate(self.tensors) if not t.is_matrix and t.size <= JOIN_BELOW)
         self.single = tuple(k for k in range(len(self.tensors)) if k not in set(self.joined))
         self.joined_sizes = [self.tensors[k].size for k in self.joined]

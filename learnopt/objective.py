@@ -14,6 +14,8 @@ TRAIN_FLOOR = 0.03
 of tuned AdamW's training loss and 1.28 of its validation loss."""
 CEILING = 15.0
 """Multiple of the initial loss above which a run counts as diverged; worse is not worse."""
+NOISE = 0.01
+"""Spread of meta-losses that counts as noise: tasks on which perturbations differ by less speak more softly."""
 WEIGHTS = {"valid": 0.8, "late": 0.1, "mean": 0.1}
 """Final validation loss, training loss over the last fifth, and over the whole run."""
 
@@ -44,4 +46,4 @@ def paired(meta_losses: Tensor) -> Tensor:
     m = meta_losses.shape[0] // 2
     d = meta_losses[:m] - meta_losses[m:]
     spread = d.std() if m > 1 else d.abs().mean()
-    return torch.clamp(d / (spread + 1e-3), -2, 2)
+    return torch.clamp(d / (spread + NOISE), -2, 2)

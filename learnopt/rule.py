@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from learnopt import features
-from learnopt.features import LossHistory
+from learnopt.features import BETA_FAST, BETA_SLOW, BETA_SQUARE, LossHistory
 from learnopt.layout import Layout, TensorShape
 
 HIDDEN, CONTEXT, WIDTH = 8, 8, 4
@@ -36,7 +36,6 @@ SHAPES: dict[str, tuple[int, int]] = {
 
 SIZE = sum(a * b for a, b in SHAPES.values())
 
-BETA_FAST, BETA_SLOW, BETA_SQUARE = 0.9, 0.98, 0.995
 STEP = 0.01
 """Base step as a share of (rms of the weights + their unit)."""
 DECAY = 0.003
@@ -145,13 +144,14 @@ def decide(
         The decision, and the state with its small parts advanced.
     """
     history = features.observe(state.history, loss)
-    g = features.global_columns(history, state.step, horizon)
+    t = features.tensor_columns(state.statistics, state.rms0, state.unit, state.peak, layout.columns.to(horizon.device))
+    summary = features.summary(t, layout.sizes.to(t))
+    g = features.global_columns(history, state.step, horizon, summary)
     row = g[:, None]  # (N, 1, G)
     context = torch.tanh(row @ w["global_in"] + w["global_bias"])
     logit = (context @ w["global_out"] + row @ w["global_skip"])[:, 0, 0]
     schedule = base_schedule(state.step, horizon) * torch.exp(2 * logit.clamp(-3, 3))
 
-    t = features.tensor_columns(state.statistics, state.rms0, state.unit, state.peak, layout.columns.to(g.device))
     x = torch.cat([g[:, None].expand(-1, t.shape[1], -1), t], -1)
     gates = x @ w["lstm_in"] + state.hidden @ w["lstm_hidden"] + w["lstm_bias"]
     i, f, o, c = torch.split(gates, HIDDEN, -1)
@@ -219,10 +219,10 @@ def advance(
     new = param * (1 - decay) - step_size * direction
     if isinstance(k, int):
         products = x[:, :3] @ x[:, :3].mT / x.shape[-1]
-        means = [products[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 2), (1, 2))]
+        means = [products[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))]
         statistics = torch.stack([*means, new.square().mean(-1), square.mean(-1)], -1)
     else:
-        statistics = torch.stack([a0 * a0, a1 * a1, a2 * a2, a0 * a2, x[:, 4], new * new, square], -1)
+        statistics = torch.stack([a0 * a0, a1 * a1, a2 * a2, x[:, 3], a0 * a2, x[:, 4], new * new, square], -1)
     return Move(new.view(size), fast.view(size), slow.view(size), square.view(size), statistics)
 
 
@@ -264,6 +264,7 @@ def move(
             for i, part in zip(joined, torch.split(values, layout.joined_sizes, 1), strict=True):
                 target[i] = part.view(params[i].shape)
         statistics[:, list(joined)] = layout.joined_mean.to(rms) @ moved.statistics
+    statistics = features.smooth(state.statistics, statistics, state.age)
     peak = torch.maximum(state.peak, statistics[..., features.STATISTICS.index("variance")])
     state = state._replace(fast=tuple(fast), slow=tuple(slow), square=tuple(square), statistics=statistics, peak=peak)
     return new, state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from learnopt import rule
+from learnopt.kernels import in_place
 from learnopt.layout import Layout
 from learnopt.task import Batch, Task, seed_of
 
@@ -117,9 +118,37 @@ class Problem:
         return torch.stack(losses)
 
 
+class _TorchRuns:
+    """Runs advanced by `rule.apply`: the slow truth, any device, and the only way to keep the graph to theta."""
+
+    def __init__(self, theta: Tensor, layout: Layout, runs: Runs, differentiable: bool) -> None:
+        self._w, self._layout, self._differentiable = rule.unpack(theta), layout, differentiable
+        self.params = [self._leaf(p) for p in runs.params]
+        self._state = runs.state
+        self.columns = torch.zeros(0)
+
+    def _leaf(self, p: Tensor) -> Tensor:
+        return p if self._differentiable and p.requires_grad else p.detach().requires_grad_()
+
+    def step(self, grads: Sequence[Tensor | None], loss: Tensor | None, horizon: float) -> None:
+        with torch.set_grad_enabled(self._differentiable):
+            clean = [
+                torch.zeros_like(p) if g is None else g.nan_to_num(0.0, 0.0, 0.0)
+                for g, p in zip(grads, self.params, strict=True)
+            ]
+            told = torch.tensor(horizon, device=self.params[0].device)
+            params, self._state, decision = rule.apply(
+                self._w, self._layout, self.params, clean, self._state, loss, told
+            )
+        self.params, self.columns = [self._leaf(p) for p in params], decision.columns.detach()
+
+    def state(self) -> rule.RuleState:
+        return self._state
+
+
 def unroll(
     problem: Problem, theta: Tensor, runs: Runs, start: int, stop: int, telling: Telling,
-    *, valid_at: tuple[int, ...] = (), differentiable: bool = False,
+    *, valid_at: tuple[int, ...] = (), differentiable: bool = False, compiled: bool | None = None,
 ) -> tuple[Runs, Trajectory]:  # fmt: skip
     """Take steps `start` to `stop` (exclusive) of all runs with the rule of `theta`.
 
@@ -127,35 +156,31 @@ def unroll(
         theta: meta-weights, `(SIZE,)` for all runs or `(N, SIZE)`.
         valid_at: step counts (in `start + 1 .. stop`) after which the validation loss is measured.
         differentiable: keep the graph from theta to the losses (memory grows with the number of steps).
+        compiled: use the compiled kernel; None: where it is available and no graph is wanted.
 
     Randomness inside the model (dropout) is seeded from the problem's seeds and the step.
     """
-    w = rule.unpack(theta)
-    horizon = torch.tensor(float(telling.horizon), device=problem.device)
+    if compiled is None:
+        compiled = not differentiable and in_place.available(runs.params)
     losses, columns, valid = [], [], []
-    params, state = runs
+    moving: _TorchRuns | in_place.InPlaceRuns
+    if compiled:
+        moving = in_place.InPlaceRuns(theta, problem.layout, runs.params, runs.state)
+    else:
+        moving = _TorchRuns(theta, problem.layout, runs, differentiable)
     with torch.random.fork_rng(devices=[]):
         for t in range(start, stop):
             torch.manual_seed(seed_of("inner", problem.seeds[0], t))
-            params = [p if differentiable and p.requires_grad else p.detach().requires_grad_() for p in params]
-            loss = problem.losses(params, problem.batch(t))
-            grads = torch.autograd.grad(loss.sum(), params, create_graph=differentiable, allow_unused=True)
-            with torch.set_grad_enabled(differentiable):
-                clean = [
-                    torch.zeros_like(p) if g is None else g.nan_to_num(0.0, 0.0, 0.0)
-                    for g, p in zip(grads, params, strict=True)
-                ]
-                told = loss if telling.loss else None
-                params, state, decision = rule.apply(w, problem.layout, params, clean, state, told, horizon)
+            loss = problem.losses(moving.params, problem.batch(t))
+            grads = torch.autograd.grad(loss.sum(), moving.params, create_graph=differentiable, allow_unused=True)
+            moving.step(grads, loss if telling.loss else None, float(telling.horizon))
             losses.append(loss if differentiable else loss.detach())
-            columns.append(decision.columns.detach())
+            columns.append(moving.columns.clone())
             if t + 1 in valid_at:
-                valid.append(problem.valid_losses(params))
-    if not differentiable:
-        params = [p.detach() for p in params]
-    nothing = torch.zeros(0, problem.n)
+                valid.append(problem.valid_losses(moving.params))
+    params = moving.params if differentiable else [p.detach() for p in moving.params]
     trajectory = Trajectory(
-        torch.stack(losses), torch.stack(valid) if valid else nothing,
+        torch.stack(losses), torch.stack(valid) if valid else torch.zeros(0, problem.n),
         tuple(v for v in valid_at if start < v <= stop), torch.stack(columns),
     )  # fmt: skip
-    return Runs(params, state), trajectory
+    return Runs(params, moving.state()), trajectory

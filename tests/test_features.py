@@ -16,7 +16,8 @@ def columns(losses: Tensor, step: int = 20, horizon: float = 100.0) -> dict[str,
     history = features.empty_history(1)
     for loss in losses:
         history = features.observe(history, loss[None])
-    row = features.global_columns(history, torch.tensor(float(step)), torch.tensor(horizon))
+    summary = torch.zeros(1, len(features.SUMMARISED))
+    row = features.global_columns(history, torch.tensor(float(step)), torch.tensor(horizon), summary)
     assert row.shape == (1, len(features.GLOBAL))
     assert torch.isfinite(row).all()
     return dict(zip(features.GLOBAL, row[0].tolist(), strict=True))

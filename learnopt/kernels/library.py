@@ -1,0 +1,104 @@
+"""Compiles the C source at first use and keeps the result in the user's cache; without a compiler there is no library."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from learnopt import features, rule
+
+SOURCE = Path(__file__).with_name("step.c")
+SWITCH = "LEARNOPT_KERNEL"
+"""Environment variable: `torch` turns the compiled kernel off."""
+FLAGS = (
+    "-O3", "-march=native", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
+    "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math", "-ffp-contract=fast",
+)  # fmt: skip
+_TIME_LIMIT = 120.0
+
+
+def constants() -> dict[str, float]:
+    """What the C source takes from the Python modules that own it."""
+    return {
+        "GLOBAL": len(features.GLOBAL), "TENSOR": len(features.TENSOR), "SUMMARISED": len(features.SUMMARISED),
+        "STATISTICS": len(features.STATISTICS), "SMOOTHED": features.SMOOTHED,
+        "HIDDEN": rule.HIDDEN, "CONTEXT": rule.CONTEXT, "WIDTH": rule.WIDTH,
+        "SMOOTHING": features.SMOOTHING, "LOSS_FAST": features.LOSS_FAST, "LOSS_SLOW": features.LOSS_SLOW,
+        "LOSS_FIRST": float(features.LOSS_FIRST), "BETA_FAST": features.BETA_FAST, "BETA_SLOW": features.BETA_SLOW,
+        "BETA_SQUARE": features.BETA_SQUARE, "STEP": rule.STEP, "DECAY": rule.DECAY, "WARMUP": rule.WARMUP,
+        "SCHEDULE_FLOOR": rule.FLOOR,
+    }  # fmt: skip
+
+
+def _command(compiler: str) -> list[str]:
+    values = [f"-D{k}={v}" if isinstance(v, int) else f"-D{k}={v!r}f" for k, v in constants().items()]
+    return [compiler, *FLAGS, *values]
+
+
+def _machine() -> str:
+    """The processor's abilities: code for `-march=native` must not wander to another processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    abilities = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return f"{platform.system()} {platform.machine()} {abilities}"
+
+
+def _folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "learnopt"
+
+
+def build(folder: Path) -> Path | None:
+    """The shared library in `folder`, compiled unless it is there; None without a compiler that takes the source."""
+    compiler = shutil.which(os.environ.get("CC", "")) or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return None
+    command = _command(compiler)
+    key = hashlib.sha256("\0".join([*command, _machine(), SOURCE.read_text(encoding="utf-8")]).encode()).hexdigest()
+    path = folder / f"step-{key[:16]}.so"
+    if path.exists():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / "step.so"
+            subprocess.run(
+                [*command, str(SOURCE), "-o", str(made), "-lm"], check=True, capture_output=True, timeout=_TIME_LIMIT
+            )
+            os.replace(made, path)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return path
+
+
+@lru_cache(maxsize=1)
+def load() -> ctypes.CDLL | None:
+    """The library, or None where it is turned off or cannot be built."""
+    if os.environ.get(SWITCH, "").lower() == "torch":
+        return None
+    path = build(_folder()) if _writable(_folder()) else None
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))
+    library.begin_step.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float]
+    library.begin_step.restype = None
+    library.end_step.argtypes = [ctypes.c_void_p]
+    library.end_step.restype = None
+    return library
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)

@@ -1,0 +1,292 @@
+/* One step of the learned rule for many runs, in place: the arithmetic of learnopt/rule.py, which it is tested against.
+ *
+ * Sizes (GLOBAL, TENSOR, SUMMARISED, STATISTICS, SMOOTHED, HIDDEN, CONTEXT, WIDTH) and constants are given by the
+ * compiler's command line, from the Python modules that own them. Arrays are row-major; N runs, n tensors.
+ */
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define PARAMETER 6
+#define OUT 6
+#define TINY 1e-30f
+#define TINIEST 1e-37f
+#define DECISION (6 + WIDTH) /* step size, decay, three mixture weights, gate, context */
+
+enum { GLOBAL_IN, GLOBAL_BIAS, GLOBAL_OUT, GLOBAL_SKIP, LSTM_IN, LSTM_HIDDEN, LSTM_BIAS, TENSOR_OUT, TENSOR_SKIP,
+       TENSOR_BIAS, MLP_IN, MLP_CONTEXT, MLP_BIAS, MLP_OUT, MLP_OUT_BIAS };
+
+typedef struct {
+    int64_t runs, tensors;
+    const int64_t *offset;      /* of the named meta-weights inside theta */
+    int64_t theta_stride;       /* 0: one theta for all runs */
+    const float *theta;
+    const int64_t *size;        /* (n) */
+    const int64_t *is_matrix;   /* (n) */
+    const float *root;          /* (n): square root of the larger dimension */
+    const float *share;         /* (n): weight in the summary */
+    const float *shape_columns; /* (n, 4) */
+    float *history;             /* (6, N) */
+    float *hidden, *cell;       /* (N, n, HIDDEN) */
+    float *statistics;          /* (N, n, STATISTICS) */
+    const float *rms0, *unit;   /* (N, n) */
+    float *peak;                /* (N, n) */
+    float *age;                 /* (n) */
+    float *step;                /* (1) */
+    float *columns;             /* (N, GLOBAL) */
+    float *decision;            /* (N, n, DECISION) */
+    float **param, **fast, **slow, **square; /* (N, size) each */
+    float **whole;              /* (N, size): momentum out, its orthogonalisation in; NULL for vectors */
+    const float **grad;         /* (N, size); NULL for none */
+} Net;
+
+static inline float clamp(float x, float low, float high) { return x < low ? low : (x > high ? high : x); }
+static inline float larger(float a, float b) { return a > b ? a : b; }
+static inline float finite_or_zero(float x) { return fabsf(x) <= FLT_MAX ? x : 0.0f; }
+static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+static inline float log_ratio(float a, float b, float floor) { return logf(larger(a, floor) / larger(b, floor)); }
+static inline float lerp(float a, float b, float w) { return a + w * (b - a); }
+
+/* features.observe */
+static void observe(const Net *net, int64_t r, float loss)
+{
+    float *f[6];
+    for (int i = 0; i < 6; i++)
+        f[i] = net->history + i * net->runs + r; /* fast, slow, first, best, noise, number */
+    if (!(fabsf(loss) <= FLT_MAX))
+        return;
+    float count = *f[5] + 1.0f, plain = 1.0f / count, slow = *f[1];
+    *f[0] = lerp(*f[0], loss, larger(plain, LOSS_FAST));
+    *f[1] = lerp(slow, loss, larger(plain, LOSS_SLOW));
+    if (count <= LOSS_FIRST)
+        *f[2] = lerp(*f[2], loss, plain);
+    *f[3] = count <= 1.0f || *f[0] < *f[3] ? *f[0] : *f[3];
+    *f[4] = lerp(*f[4], count > 1.0f ? fabsf(loss - slow) : 0.0f, larger(plain, LOSS_SLOW));
+    *f[5] = count;
+}
+
+/* features.tensor_columns of one tensor */
+static void tensor_columns(const Net *net, int64_t at, int64_t k, float *t)
+{
+    const float *s = net->statistics + at * STATISTICS;
+    float r0 = s[0], r1 = s[1], r2 = s[2], c01 = s[3], c02 = s[4], c12 = s[5], unit = net->unit[at];
+    float started = r0 > 0.0f ? 1.0f : 0.0f;
+    t[0] = started * logf(r1 + 1e-4f) / 4.0f;
+    t[1] = started * logf(r2 + 1e-4f) / 4.0f;
+    t[2] = started * (c01 - (1.0f - BETA_FAST) * r0) / sqrtf(r0 * r1 + 1e-12f);
+    t[3] = started * (c02 - (1.0f - BETA_SLOW) * r0) / sqrtf(r0 * r2 + 1e-12f);
+    t[4] = started * c12 / sqrtf(r1 * r2 + 1e-12f);
+    t[5] = clamp(logf((sqrtf(s[6]) + 0.01f * unit) / (net->rms0[at] + 0.03f * unit)), -3.0f, 3.0f);
+    t[6] = clamp(logf(net->rms0[at] / unit + 0.03f), -4.0f, 4.0f) / 2.0f;
+    t[7] = started * logf(larger((s[7] + TINY) / (net->peak[at] + TINY), 1e-9f)) / 8.0f;
+    memcpy(t + 8, net->shape_columns + 4 * k, 4 * sizeof(float));
+}
+
+/* features.global_columns */
+static void global_columns(const Net *net, int64_t r, float horizon, const float *summary, float *g)
+{
+    const float *h = net->history + r;
+    int64_t n = net->runs;
+    float fast = h[0], slow = h[n], first = h[2 * n], best = h[3 * n], noise = h[4 * n];
+    float known = h[5 * n] > 0.0f, positive = known * (best > 0.0f), floor = 1e-4f * fabsf(first) + TINY;
+    float span = fabsf(first - best) + noise + TINY, told = horizon > 0.0f, step = *net->step;
+    float progress = told * clamp((step + 1.0f) / larger(horizon, 1.0f), 0.0f, 1.0f);
+    g[0] = positive * clamp(log_ratio(fast, slow, floor), -3.0f, 3.0f);
+    g[1] = positive * clamp(log_ratio(fast, first, floor), -9.0f, 3.0f) / 3.0f;
+    g[2] = positive * clamp(log_ratio(fast, best, floor), -3.0f, 3.0f);
+    g[3] = known * clamp((fast - slow) / span, -1.0f, 1.0f);
+    g[4] = known * clamp((fast - best) / span, 0.0f, 2.0f);
+    g[5] = known * clamp(noise / span, 0.0f, 1.0f);
+    g[6] = known;
+    g[7] = progress;
+    g[8] = progress * progress;
+    g[9] = logf(step + 1.0f) / 8.0f;
+    g[10] = told * logf(larger(horizon, 1.0f)) / 8.0f;
+    g[11] = told;
+    memcpy(g + 12, summary, SUMMARISED * sizeof(float));
+}
+
+static float base_schedule(float step, float horizon)
+{
+    if (horizon > 0.0f) {
+        float span = larger(horizon, 1.0f);
+        return clamp((step + 1.0f) / span / WARMUP, 0.0f, 1.0f) * larger(1.0f - step / span, SCHEDULE_FLOOR);
+    }
+    return clamp((step + 1.0f) / 20.0f, 0.0f, 1.0f) / sqrtf(1.0f + step / 200.0f);
+}
+
+/* y += x W for W of shape (inputs, outputs) */
+static void add_product(const float *x, const float *w, int inputs, int outputs, float *y)
+{
+    for (int i = 0; i < inputs; i++)
+        for (int j = 0; j < outputs; j++)
+            y[j] += x[i] * w[i * outputs + j];
+}
+
+/* The per-tensor level of rule.decide: LSTM and outputs */
+static void decide_tensor(const Net *net, const float *theta, int64_t at, int64_t k, const float *x, float schedule)
+{
+    const int64_t *o = net->offset;
+    float gates[4 * HIDDEN], out[OUT], *hidden = net->hidden + at * HIDDEN, *cell = net->cell + at * HIDDEN;
+    memcpy(gates, theta + o[LSTM_BIAS], sizeof gates);
+    add_product(x, theta + o[LSTM_IN], GLOBAL + TENSOR, 4 * HIDDEN, gates);
+    add_product(hidden, theta + o[LSTM_HIDDEN], HIDDEN, 4 * HIDDEN, gates);
+    for (int j = 0; j < HIDDEN; j++) {
+        cell[j] = sigmoid(gates[HIDDEN + j]) * cell[j] + sigmoid(gates[j]) * tanhf(gates[3 * HIDDEN + j]);
+        hidden[j] = sigmoid(gates[2 * HIDDEN + j]) * tanhf(cell[j]);
+    }
+    memcpy(out, theta + o[TENSOR_BIAS], sizeof out);
+    add_product(hidden, theta + o[TENSOR_OUT], HIDDEN, OUT, out);
+    add_product(x, theta + o[TENSOR_SKIP], GLOBAL + TENSOR, OUT, out);
+
+    float *d = net->decision + at * DECISION, is_matrix = (float)net->is_matrix[k], unit = net->unit[at];
+    float rms = sqrtf(net->statistics[at * STATISTICS + 6]);
+    float reach = (rms < 1e3f * unit ? rms : 1e3f * unit) + unit;
+    d[0] = STEP * reach * schedule * expf(clamp(2.0f * out[0], -7.0f, 7.0f));
+    d[1] = clamp(DECAY * schedule * expf(3.0f * clamp(out[4], -3.0f, 2.0f)), 0.0f, 0.5f) * is_matrix;
+    float logit[3] = {out[1], out[2] + 1.5f, out[3]}, sum = 0.0f;
+    float most = larger(logit[0], larger(logit[1], logit[2]));
+    for (int i = 0; i < 3; i++)
+        sum += d[2 + i] = expf(logit[i] - most);
+    for (int i = 0; i < 3; i++)
+        d[2 + i] /= sum;
+    d[5] = sigmoid(out[5]) * is_matrix;
+    memcpy(d + 6, theta + o[MLP_BIAS], WIDTH * sizeof(float));
+    add_product(hidden, theta + o[MLP_CONTEXT], HIDDEN, WIDTH, d + 6);
+}
+
+/* rule.decide: everything small */
+static void decide(const Net *net, const float *loss, float horizon)
+{
+    int64_t n = net->tensors;
+    float base = base_schedule(*net->step, horizon);
+    for (int64_t r = 0; r < net->runs; r++) {
+        const float *theta = net->theta + r * net->theta_stride;
+        const int64_t *o = net->offset;
+        float summary[SUMMARISED] = {0}, x[GLOBAL + TENSOR], context[CONTEXT], *g = net->columns + r * GLOBAL;
+        static const int summarised[SUMMARISED] = {0, 2, 3, 7};
+        if (loss)
+            observe(net, r, loss[r]);
+        for (int64_t k = 0; k < n; k++) {
+            float t[TENSOR];
+            tensor_columns(net, r * n + k, k, t);
+            for (int i = 0; i < SUMMARISED; i++)
+                summary[i] += net->share[k] * t[summarised[i]];
+        }
+        global_columns(net, r, horizon, summary, g);
+        memcpy(context, theta + o[GLOBAL_BIAS], sizeof context);
+        add_product(g, theta + o[GLOBAL_IN], GLOBAL, CONTEXT, context);
+        float logit = 0.0f;
+        for (int j = 0; j < CONTEXT; j++)
+            logit += tanhf(context[j]) * theta[o[GLOBAL_OUT] + j];
+        for (int j = 0; j < GLOBAL; j++)
+            logit += g[j] * theta[o[GLOBAL_SKIP] + j];
+        float schedule = base * expf(2.0f * clamp(logit, -3.0f, 3.0f));
+        memcpy(x, g, GLOBAL * sizeof(float));
+        for (int64_t k = 0; k < n; k++) {
+            tensor_columns(net, r * n + k, k, x + GLOBAL);
+            decide_tensor(net, theta, r * n + k, k, x, schedule);
+        }
+    }
+    for (int64_t k = 0; k < n; k++)
+        net->age[k] += 1.0f;
+    *net->step += 1.0f;
+}
+
+static void moments(int64_t size, const float *blend, const float *mix, const float *restrict grad,
+                    float *restrict fast, float *restrict slow, float *restrict square, float *restrict whole)
+{
+    float b0 = blend[0], b1 = blend[1], b2 = blend[2], m0 = mix[0], m1 = mix[1], m2 = mix[2];
+    for (int64_t i = 0; i < size; i++) {
+        float g = finite_or_zero(grad[i]);
+        fast[i] = lerp(fast[i], g, b0);
+        slow[i] = lerp(slow[i], g, b1);
+        square[i] = lerp(square[i], g * g, b2);
+        if (whole)
+            whole[i] = m0 * g + m1 * fast[i] + m2 * slow[i];
+    }
+}
+
+/* Decide, and bring the moments up to date; afterwards `whole` holds the momenta to orthogonalise. */
+void begin_step(const Net *net, const float *loss, float horizon)
+{
+    static const double beta[3] = {BETA_FAST, BETA_SLOW, BETA_SQUARE};
+    decide(net, loss, horizon);
+    for (int64_t k = 0; k < net->tensors; k++) {
+        int64_t size = net->size[k];
+        float blend[3];
+        for (int i = 0; i < 3; i++)
+            blend[i] = (float)((1.0 - beta[i]) / (1.0 - pow(beta[i], net->age[k])));
+        for (int64_t r = 0; r < net->runs; r++)
+            moments(size, blend, net->decision + (r * net->tensors + k) * DECISION + 2, net->grad[k] + r * size,
+                    net->fast[k] + r * size, net->slow[k] + r * size, net->square[k] + r * size,
+                    net->whole[k] ? net->whole[k] + r * size : 0);
+    }
+}
+
+/* rule.advance after the moments: the per-parameter level */
+static void advance(int64_t size, const float *theta, const int64_t *o, const float *d, float relative, float root,
+                    const float *restrict grad, const float *restrict fast, const float *restrict slow,
+                    const float *restrict square, const float *restrict whole, float *restrict param, float *now)
+{
+    float w[PARAMETER * WIDTH], u[WIDTH * 2], c[WIDTH];
+    memcpy(w, theta + o[MLP_IN], sizeof w);
+    memcpy(u, theta + o[MLP_OUT], sizeof u);
+    memcpy(c, d + 6, sizeof c);
+    float v0 = theta[o[MLP_OUT_BIAS]], v1 = theta[o[MLP_OUT_BIAS] + 1];
+    float keep = 1.0f - d[1], length = d[0], m0 = d[2], m1 = d[3], m2 = d[4], gate = d[5];
+    float s00 = 0, s11 = 0, s22 = 0, s01 = 0, s02 = 0, s12 = 0, weight = 0, variance = 0;
+    for (int64_t i = 0; i < size; i++) {
+        float scale = 1.0f / sqrtf(square[i] + TINIEST);
+        float a0 = clamp(finite_or_zero(grad[i]) * scale, -4.0f, 4.0f), a1 = fast[i] * scale, a2 = slow[i] * scale;
+        float x[PARAMETER] = {a0, a1, a2, a0 * a1, a1 * a2, clamp(param[i] * relative, -3.0f, 3.0f)};
+        float y0 = v0, y1 = v1;
+        for (int j = 0; j < WIDTH; j++) {
+            float inner = c[j];
+            for (int p = 0; p < PARAMETER; p++)
+                inner += x[p] * w[p * WIDTH + j];
+            inner = inner > 0.0f ? inner : 0.0f;
+            y0 += inner * u[2 * j];
+            y1 += inner * u[2 * j + 1];
+        }
+        float s = 0.76f * y0 / (1.0f + fabsf(y0));
+        float direction = (m0 * a0 + m1 * a1 + m2 * a2) * ((1.0f + s) / (1.0f - s)) + 0.3f * y1;
+        if (whole)
+            direction = lerp(direction, whole[i] * root, gate);
+        float moved = param[i] * keep - length * direction;
+        param[i] = moved;
+        s00 += a0 * a0;
+        s11 += a1 * a1;
+        s22 += a2 * a2;
+        s01 += x[3];
+        s02 += a0 * a2;
+        s12 += x[4];
+        weight += moved * moved;
+        variance += square[i];
+    }
+    float sums[STATISTICS] = {s00, s11, s22, s01, s02, s12, weight, variance};
+    for (int i = 0; i < STATISTICS; i++)
+        now[i] = sums[i] / (float)size;
+}
+
+/* Move the parameters; `whole` holds the orthogonalised momenta. */
+void end_step(const Net *net)
+{
+    for (int64_t k = 0; k < net->tensors; k++) {
+        int64_t size = net->size[k];
+        float rate = larger(1.0f / net->age[k], SMOOTHING);
+        for (int64_t r = 0; r < net->runs; r++) {
+            int64_t at = r * net->tensors + k;
+            float now[STATISTICS], *s = net->statistics + at * STATISTICS;
+            float relative = 1.0f / (sqrtf(s[6]) + 0.03f * net->unit[at] + TINIEST);
+            advance(size, net->theta + r * net->theta_stride, net->offset, net->decision + at * DECISION, relative,
+                    net->root[k], net->grad[k] + r * size, net->fast[k] + r * size, net->slow[k] + r * size,
+                    net->square[k] + r * size, net->whole[k] ? net->whole[k] + r * size : 0,
+                    net->param[k] + r * size, now);
+            for (int i = 0; i < STATISTICS; i++)
+                s[i] = i < SMOOTHED ? lerp(s[i], now[i], rate) : now[i];
+            net->peak[at] = larger(net->peak[at], s[7]);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+"""The compiled kernel against the rule it copies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from toy import ToyTask
+
+from learnopt import rule
+from learnopt.kernels import in_place, library
+from learnopt.layout import Layout
+from learnopt.unroll import Problem, Telling, unroll
+
+needs_compiler = pytest.mark.skipif(library.load() is None, reason="no C compiler, or LEARNOPT_KERNEL=torch")
+SHAPES: list[tuple[int, ...]] = [(5, 4), (5,), (3, 5, 2, 2), (3,), (), (1, 6), (4, 5), (7, 33), (33,), (5, 4)]
+
+
+def thetas(n: int) -> Tensor:
+    g = torch.Generator().manual_seed(1)
+    return rule.initial_theta(g) + 0.15 * torch.randn(n, rule.SIZE, generator=g)
+
+
+@needs_compiler
+@pytest.mark.parametrize("horizon", [0.0, 30.0])
+@pytest.mark.parametrize("withheld", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_kernel_equals_rule(horizon: float, withheld: bool, shared: bool) -> None:
+    n, g = 3, torch.Generator().manual_seed(0)
+    theta = thetas(1)[0] if shared else thetas(n)
+    layout, w = Layout.of(SHAPES), rule.unpack(theta)
+    scale = torch.tensor([0.0, *[0.3] * (len(SHAPES) - 1)])  # one tensor starts at zero
+    params = [s * torch.randn(n, *shape, generator=g) for s, shape in zip(scale, SHAPES, strict=True)]
+    state = rule.init_state(layout, params)
+    fast = in_place.InPlaceRuns(theta, layout, params, state)
+    for t in range(35):
+        grads: list[Tensor | None] = [torch.randn(n, *s, generator=g) for s in SHAPES]
+        if t == 3:
+            grads[2] = None
+        if t == 5:
+            grads[0] = torch.full((n, *SHAPES[0]), float("nan"))
+        loss = torch.rand(n, generator=g) + 0.5 + 1 / (t + 1)
+        if t == 7:
+            loss[1] = float("nan")
+        clean = [torch.zeros(n, *s) if x is None else x.nan_to_num(0.0) for x, s in zip(grads, SHAPES, strict=True)]
+        told = None if withheld else loss
+        params, state, decision = rule.apply(w, layout, params, clean, state, told, torch.tensor(horizon))
+        fast.step(grads, told, horizon)
+        torch.testing.assert_close(fast.columns, decision.columns, rtol=1e-3, atol=1e-5)
+    for a, b in zip(fast.params, params, strict=True):
+        torch.testing.assert_close(a.detach(), b, rtol=2e-3, atol=2e-5)
+    now = fast.state()
+    for name in ("hidden", "cell", "statistics", "peak", "age", "step"):
+        torch.testing.assert_close(getattr(now, name), getattr(state, name), rtol=2e-3, atol=1e-5)
+    for name in ("fast", "slow", "square"):
+        for a, b in zip(getattr(now, name), getattr(state, name), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    for a, b in zip(now.history, state.history, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@needs_compiler
+def test_what_it_is_given_stays_as_it_was() -> None:
+    problem = Problem(ToyTask(), [1, 2])
+    before = [p.clone() for p in problem.start]
+    runs = problem.begin()
+    unroll(problem, thetas(2), runs, 0, 5, Telling(5), compiled=True)
+    assert all(torch.equal(a, b) for a, b in zip(before, problem.start, strict=True))
+    assert int(runs.state.step) == 0
+    assert not runs.state.history.number.any()
+
+
+@needs_compiler
+def test_unroll_in_one_go_equals_two_windows_and_the_torch_path() -> None:
+    problem, theta = Problem(ToyTask(), [1, 2]), thetas(2)
+    _, slow = unroll(problem, theta, problem.begin(), 0, 20, Telling(20), valid_at=(20,), compiled=False)
+    _, whole = unroll(problem, theta, problem.begin(), 0, 20, Telling(20), valid_at=(20,))
+    half, first = unroll(problem, theta, problem.begin(), 0, 8, Telling(20))
+    _, rest = unroll(problem, theta, half, 8, 20, Telling(20), valid_at=(20,))
+    assert torch.equal(torch.cat([first.losses, rest.losses]), whole.losses)
+    assert torch.equal(rest.valid, whole.valid)
+    torch.testing.assert_close(whole.losses, slow.losses, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(whole.valid, slow.valid, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(whole.columns, slow.columns, rtol=1e-2, atol=1e-4)
+
+
+def test_without_a_compiler_there_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learnopt.kernels.library.shutil.which", lambda name: None)
+    assert library.build(tmp_path) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_compiler_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learnopt.kernels.library.shutil.which", lambda name: sys.executable)
+    assert library.build(tmp_path) is None
+    assert not list(tmp_path.iterdir())
+
+
+@needs_compiler
+def test_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = library.build(tmp_path)
+    assert path is not None
+    made = path.stat().st_mtime_ns
+    assert library.build(tmp_path) == path
+    assert path.stat().st_mtime_ns == made
+
+
+def test_switch_turns_it_off() -> None:
+    code = "from learnopt.kernels import library; assert library.load() is None"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"LEARNOPT_KERNEL": "torch"})
+
+
+def test_other_precisions_are_left_to_torch() -> None:
+    assert not in_place.available([torch.zeros(2, dtype=torch.float64)])
+    assert not in_place.available([torch.zeros(2, device="meta")])
