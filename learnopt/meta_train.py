@@ -124,6 +124,8 @@ class MetaTrainer:
         s.second = BETAS[1] * s.second + (1 - BETAS[1]) * gradient**2
         step = (s.first / (1 - BETAS[0] ** k)) / ((s.second / (1 - BETAS[1] ** k)).sqrt() + 1e-8)
         s.theta = s.theta - lr * step
+        # iterate averaging (Polyak): the noise of the estimates is left in theta, not in what is kept
+        s.average = torch.lerp(s.average, s.theta, max(1 / k, 1 - self.config.average))
         s.meta_step = k
         s.inner_steps += sum(e.inner_steps for e in estimates)
         if self.estimator.keeps_state:
@@ -131,11 +133,11 @@ class MetaTrainer:
             s.generations = [g + (e.carry is None) for g, e in zip(s.generations, estimates, strict=True)]
 
     def _validate(self, row: dict[str, Any]) -> None:
-        scores = self.pool.validate(self.state.theta, self.config, VALID_SEEDS)
+        scores = self.pool.validate(self.state.average, self.config, VALID_SEEDS)
         score = sum(scores.values()) / len(scores)
         row["valid"], row["valid_tasks"] = score, scores
         if score < self.state.best_score:
-            self.state.best_score, self.state.best_theta = score, self.state.theta.clone()
+            self.state.best_score, self.state.best_theta = score, self.state.average.clone()
             self.state.best_step = self.state.meta_step
         if self.state.meta_step == 0:
             self.log.add({"meta_step": 0, **row})

@@ -55,7 +55,8 @@ def _validate(theta: Tensor, index: int, steps: int, seeds: int) -> tuple[str, f
 def validation_loss(task: Task, theta: Tensor, steps: int, seeds: int) -> float:
     """Mean meta-loss of unperturbed runs on one task."""
     problem = Problem(task, [seed_of("valid", i) for i in range(seeds)])
-    _, trajectory = unroll(problem, theta, problem.begin(), 0, steps, Telling(steps), valid_at=(steps,))
+    points = objective.valid_at(0, steps, steps)
+    _, trajectory = unroll(problem, theta, problem.begin(), 0, steps, Telling(steps), valid_at=points)
     return float(objective.meta_loss(trajectory, trajectory.losses[0].median()).mean())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from typing import ClassVar
 
 import pytest
@@ -49,12 +51,14 @@ def test_es_agrees_with_the_exact_meta_gradient(monkeypatch: pytest.MonkeyPatch)
 
     theta = THETA.clone().requires_grad_()
     problem = Problem(ToyTask(), [7])
-    _, trajectory = unroll(problem, theta, problem.begin(), 0, STEPS, Telling(STEPS), differentiable=True)
-    # the validation term, differentiably
-    runs, _ = unroll(problem, theta, problem.begin(), 0, STEPS, Telling(STEPS), differentiable=True)
+    runs, start, valid = problem.begin(), 0, []
     x = tuple(b[None] for b in ToyTask().validation())
-    trajectory = trajectory._replace(valid=problem.losses(runs.params, x)[None])
-    loss = objective.meta_loss(trajectory, trajectory.losses[0].median().detach())
+    reference = problem.losses(runs.params, problem.batch(0)).detach()[0]
+    for stop in objective.valid_at(0, STEPS, STEPS):  # the validation losses, differentiably
+        runs, trajectory = unroll(problem, theta, runs, start, stop, Telling(STEPS), differentiable=True)
+        valid.append(problem.losses(runs.params, x))
+        start = stop
+    loss = objective.meta_loss(trajectory._replace(valid=torch.stack(valid)), reference)
     (gradient,) = torch.autograd.grad(loss.sum(), theta)
     exact = gradient[TwoParameterES.free]
     assert (exact.abs() > 4 * error).any(), "the test has no power"
@@ -103,22 +107,30 @@ def test_noise_reuse_windows_walk_through_the_episode_under_one_noise() -> None:
 def test_paired_differences_do_not_depend_on_the_tasks_scale_and_are_clipped() -> None:
     losses = torch.tensor([3.0, 1.0, 2.0, 0.0, 1.0, 2.5])
     d = objective.paired(losses)
-    torch.testing.assert_close(objective.paired(10 * losses), d, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(objective.paired(10 * losses), d, rtol=2e-2, atol=1e-3)
     assert objective.paired(torch.tensor([100.0] + [0.0] * 39)).max() == 2
 
 
 def test_meta_loss_terms() -> None:
-    losses = torch.full((10, 1), 0.5)
-    losses[8:] = 0.25
-    t = Trajectory(losses, torch.tensor([[0.125]]), (10,), torch.zeros(10, 1, 1))
+    valid = torch.tensor([[0.5], [0.25], [0.3], [0.125]])
+    t = Trajectory(torch.ones(10, 1), valid, (2, 4, 6, 10), torch.zeros(10, 1, 1))
 
-    def log(x: float) -> Tensor:
-        return torch.tensor(x + objective.TRAIN_FLOOR).log()
+    def log(x: float) -> float:
+        return math.log(x + objective.FLOOR)
 
-    valid = torch.tensor(0.125 + objective.FLOOR).log()
-    expected = 0.8 * valid + 0.1 * log(0.25) + 0.1 * (0.8 * log(0.5) + 0.2 * log(0.25))
-    torch.testing.assert_close(objective.meta_loss(t, torch.tensor(1.0))[0], expected)
-    scaled = t._replace(losses=losses * 100, valid=t.valid * 100)
-    torch.testing.assert_close(objective.meta_loss(scaled, torch.tensor(100.0))[0], expected)
-    broken = t._replace(valid=torch.tensor([[float("nan")]]))
+    expected = 0.85 * log(0.125) + 0.05 * (log(0.5) + log(0.25) + log(0.3))
+    assert float(objective.meta_loss(t, torch.tensor(1.0))[0]) == pytest.approx(expected, rel=1e-5)
+    scaled = t._replace(valid=t.valid * 100)
+    assert float(objective.meta_loss(scaled, torch.tensor(100.0))[0]) == pytest.approx(expected, rel=1e-5)
+    last = t._replace(valid=t.valid[-1:], valid_steps=(10,))
+    assert float(objective.meta_loss(last, torch.tensor(1.0))[0]) == pytest.approx(log(0.125), rel=1e-5)
+    broken = t._replace(valid=torch.full((4, 1), float("nan")))
     assert torch.isfinite(objective.meta_loss(broken, torch.tensor(1.0))).all()
+
+
+def test_validation_points_of_windows_join_to_those_of_the_run() -> None:
+    assert objective.valid_at(0, 100, 100) == (15, 35, 60, 100)
+    assert objective.valid_at(0, 50, 100) == (15, 35, 50)
+    assert objective.valid_at(50, 100, 100) == (60, 100)
+    assert objective.valid_at(0, 2, 2) == (1, 2)
+    assert objective.valid_at(0, 1, 1) == (1,)

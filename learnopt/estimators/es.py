@@ -23,7 +23,8 @@ class AntitheticES(Estimator):
         problem = Problem(episode.task, seeds, copies=2)
         steps = episode.steps
         thetas = self.perturbed(theta, episode.seed)
-        _, trajectory = unroll(problem, thetas, problem.begin(), 0, steps, episode.telling, valid_at=(steps,))
+        points = objective.valid_at(0, steps, steps)
+        _, trajectory = unroll(problem, thetas, problem.begin(), 0, steps, episode.telling, valid_at=points)
         reference = trajectory.losses[0].median()
         losses = objective.meta_loss(trajectory, reference)
         return Estimate(episode.seed, objective.paired(losses), float(losses.mean()), steps * problem.n)

@@ -39,7 +39,8 @@ class NoiseReuseES(Estimator):
         runs: Runs = carry["runs"] if carry else problem.begin()
         stop = min(start + self.window, episode.steps)
         thetas = self.perturbed(theta, episode.seed)
-        runs, trajectory = unroll(problem, thetas, runs, start, stop, episode.telling, valid_at=(stop,))
+        points = objective.valid_at(start, stop, episode.steps)
+        runs, trajectory = unroll(problem, thetas, runs, start, stop, episode.telling, valid_at=points)
         reference = carry["reference"] if carry else trajectory.losses[0].median()
         losses = objective.meta_loss(trajectory, reference)
         left = None if stop >= episode.steps else {"step": stop, "runs": runs, "reference": reference}
