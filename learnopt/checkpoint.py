@@ -40,7 +40,9 @@ class Checkpoint:
     def fresh(theta: Tensor, config: MetaTrainConfig) -> Checkpoint:
         """The state before the first meta-step."""
         zero, n = torch.zeros_like(theta), config.episodes
-        return Checkpoint(theta, zero, zero.clone(), theta.clone(), 0, 0, theta.clone(), float("inf"), 0, [None] * n, [0] * n)
+        return Checkpoint(
+            theta, zero, zero.clone(), theta.clone(), 0, 0, theta.clone(), float("inf"), 0, [None] * n, [0] * n
+        )
 
 
 def save_checkpoint(folder: Path, state: Checkpoint, config: MetaTrainConfig) -> None:

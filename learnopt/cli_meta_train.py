@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from learnopt import export
+from learnopt import artifact, export
 from learnopt.checkpoint import read_log
+from learnopt.locking import locked
 from learnopt.meta_config import MetaTrainConfig, parse_config, read_config
 from learnopt.meta_report import draw_curve, table
 from learnopt.meta_train import MetaTrainer
@@ -35,8 +36,10 @@ def meta_train(
     commit()  # the code that is loaded now, whatever is committed while the run goes on
     source = SuiteSource(settings.suite, settings.valid_suite, settings.augment)
     source.check()
+    if settings.start_from is not None:
+        artifact.load(settings.start_from)
     console = Console(stderr=True)
-    with Pool(source, workers or os.cpu_count() or 1) as pool:
+    with locked(out), Pool(source, workers or os.cpu_count() or 1) as pool:
         trainer = MetaTrainer(settings, source, out, pool)
         trainer.on_save = lambda state: export.weights(out, state, settings, " ".join(["learnopt", *sys.argv[1:]]))
         if trainer.state.meta_step:

@@ -18,6 +18,7 @@ from learnopt import artifact
 from learnopt.baselines import REGISTRY, Baseline, Settings, get
 from learnopt.figures import Runs
 from learnopt.jobs import Job, Probe, probe
+from learnopt.locking import locked
 from learnopt.run_store import RunStore
 from learnopt.task import Task
 from learnopt.training import POINTS, Run, RunConfig
@@ -109,9 +110,10 @@ def compare(plan: Plan, folder: Path, workers: int | None = None, listener: List
     plan.check()
     if workers is not None and workers < 1:
         raise ValueError(f"--workers must be 1 or more, got {workers}")
-    store = RunStore(writable(folder) / "runs")
-    store.clean()
-    return _Grid(plan, store, workers).run(listener or (lambda done, total: None))
+    with locked(writable(folder)):
+        store = RunStore(folder / "runs")
+        store.clean()
+        return _Grid(plan, store, workers).run(listener or (lambda done, total: None))
 
 
 def writable(folder: Path) -> Path:

@@ -29,7 +29,9 @@ class MetaTrainConfig(BaseModel):
     window: int = Field(50, ge=1, description="steps per meta-step of the estimators that truncate")
     meta_lr: float = Field(0.02, gt=0, description="learning rate of the meta-Adam")
     meta_lr_final: Share = Field(0.1, description="share of it that is left at the end (cosine)")
-    average: float = Field(0.95, ge=0, lt=1, description="memory of the mean theta, which is validated and kept; 0: none")
+    average: float = Field(
+        0.95, ge=0, lt=1, description="memory of the mean theta, which is validated and kept; 0: none"
+    )
     steps_min: int = Field(50, ge=2, description="shortest inner run")
     steps_max: int = Field(400, ge=2, description="longest inner run; lengths are log-uniform in between")
     horizon_unknown: Share = Field(0.1, description="share of episodes whose horizon is not told")

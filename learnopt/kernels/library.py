@@ -1,4 +1,4 @@
-"""Compiles the C source at first use and keeps the result in the user's cache; without a compiler there is no library."""
+"""Compiles the C source at first use and keeps it in the user's cache; without a compiler there is no library."""
 
 from __future__ import annotations
 
