@@ -21,7 +21,7 @@ NOISE = 0.01
 
 
 def valid_at(start: int, stop: int, steps: int) -> tuple[int, ...]:
-    """Step counts of a run of `steps` after which steps `start` to `stop` need the validation loss; ends with `stop`."""
+    """Step counts after which the steps `start` to `stop` of a run of `steps` need the validation loss; `stop` last."""
     points = {max(1, round(share * steps)) for share in ON_THE_WAY}
     return (*sorted(p for p in points if start < p < stop), stop)
 
