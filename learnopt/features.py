@@ -17,18 +17,20 @@ VERSION = 2
 GLOBAL = (
     "loss_log_slope", "loss_log_drop", "loss_log_rebound", "loss_slope", "loss_rebound", "loss_noise", "loss_known",
     "progress", "progress_squared", "log_step", "log_horizon", "horizon_known",
-    "mean_snr_fast", "mean_cos_gradient_fast", "mean_cos_gradient_slow", "mean_gradient_decline",
+    "mean_snr_fast", "mean_cos_gradient_fast", "mean_cos_gradient_slow", "mean_gradient_decline", "mean_elasticity",
 )  # fmt: skip
-"""Columns per run; the last four are means over the tensors."""
+"""Columns per run; the `mean_` ones are over the tensors."""
 
 TENSOR = (
     "snr_fast", "snr_slow", "cos_gradient_fast", "cos_gradient_slow", "cos_fast_slow",
-    "growth", "init_scale", "gradient_decline", "log_size", "is_matrix", "is_convolution", "log_aspect",
+    "gradient_trend", "growth", "init_scale", "gradient_decline", "elasticity", "log_size", "is_matrix", "is_convolution", "log_aspect",
 )  # fmt: skip
 """Columns per parameter tensor. A gradient is compared with the momentum from before it: near 1 where batches agree on
-the way, 0 where they are noise (or each batch is only being memorised), below 0 where the steps overshoot."""
+the way, 0 where they are noise, below 0 where the steps overshoot. Elasticity is the relative change of the loss for a
+relative change of the weights, to first order: what a step relative to the weights must be measured against (the Polyak
+step asks the same question)."""
 
-SUMMARISED = ("snr_fast", "cos_gradient_fast", "cos_gradient_slow", "gradient_decline")
+SUMMARISED = ("snr_fast", "cos_gradient_fast", "cos_gradient_slow", "gradient_decline", "elasticity")
 
 PARAMETER = ("gradient", "fast", "slow", "gradient_fast", "fast_slow", "weight")
 """Columns per parameter."""
@@ -84,6 +86,11 @@ def observe(history: LossHistory, loss: Tensor | None) -> LossHistory:
     return LossHistory(*(torch.where(seen, a, b) for a, b in zip(new, history, strict=True)))
 
 
+def loss_floor(history: LossHistory) -> Tensor:
+    """Losses are not told apart below this, `(N,)`."""
+    return 1e-4 * history.first.abs() + _TINY
+
+
 def _log_ratio(a: Tensor, b: Tensor, floor: Tensor) -> Tensor:
     return (torch.maximum(a, floor) / torch.maximum(b, floor)).log()
 
@@ -100,7 +107,7 @@ def global_columns(history: LossHistory, step: Tensor, horizon: Tensor, summary:
     fast, slow, first, best, noise, count = history
     known = (count > 0).to(fast.dtype)
     positive = known * (best > 0)  # logarithms say nothing about losses that may be negative
-    floor = 1e-4 * first.abs() + _TINY
+    floor = loss_floor(history)
     span = (first - best).abs() + noise + _TINY
     told = (horizon > 0).to(fast.dtype)
     progress = told * ((step + 1) / horizon.clamp_min(1)).clamp(max=1.0)
@@ -132,7 +139,10 @@ def smooth(before: Tensor, now: Tensor, age: Tensor) -> Tensor:
     return torch.cat([torch.lerp(before[..., :SMOOTHED], now[..., :SMOOTHED], rate), now[..., SMOOTHED:]], -1)
 
 
-def tensor_columns(statistics: Tensor, rms0: Tensor, unit: Tensor, peak: Tensor, shape_columns: Tensor) -> Tensor:
+def tensor_columns(
+    statistics: Tensor, rms0: Tensor, unit: Tensor, peak: Tensor, shape_columns: Tensor, sizes: Tensor,
+    history: LossHistory,
+) -> Tensor:  # fmt: skip
     """The `TENSOR` columns, shape `(N, tensors, len(TENSOR))`, from the statistics of the step before.
 
     Args:
@@ -141,18 +151,26 @@ def tensor_columns(statistics: Tensor, rms0: Tensor, unit: Tensor, peak: Tensor,
         unit: each tensor's unit of weight, `(N, tensors)`.
         peak: largest mean second moment of the gradient so far, `(N, tensors)`.
         shape_columns: what follows from the shapes alone, `(tensors, 4)`.
+        sizes: numbers of parameters, `(tensors,)`.
+        history: after `observe` of this step's loss.
     """
     r0, r1, r2, c01, c02, c12, weight, variance = statistics.unbind(-1)
-    rows = [
-        (r1 + 1e-4).log() / 4,
-        (r2 + 1e-4).log() / 4,
-        (c01 - (1 - BETA_FAST) * r0) / (r0 * r1 + 1e-12).sqrt(),
-        (c02 - (1 - BETA_SLOW) * r0) / (r0 * r2 + 1e-12).sqrt(),
-        c12 / (r1 * r2 + 1e-12).sqrt(),
-        ((weight.sqrt() + 0.01 * unit) / (rms0 + 0.03 * unit)).log().clamp(-3, 3),
-        (rms0 / unit + 0.03).log().clamp(-4, 4) / 2,
-        ((variance + _TINY) / (peak + _TINY)).clamp_min(1e-9).log() / 8,
-    ]
+    weight = weight.sqrt()
+    positive = ((history.number > 0) & (history.best > 0)).to(r0.dtype)[:, None]
+    loss = torch.maximum(history.fast, loss_floor(history))[:, None]
+    change = (sizes * (weight + unit)).log() + (variance + _TINY).log() / 2 - loss.log()
     started = (r0 > 0).to(r0.dtype)
-    dynamic = torch.stack([started * r for r in rows[:5]] + [rows[5], rows[6], started * rows[7]], -1)
+    rows = [
+        started * (r1 + 1e-4).log() / 4,
+        started * (r2 + 1e-4).log() / 4,
+        started * (c01 - (1 - BETA_FAST) * r0) / (r0 * r1 + 1e-12).sqrt(),
+        started * (c02 - (1 - BETA_SLOW) * r0) / (r0 * r2 + 1e-12).sqrt(),
+        started * c12 / (r1 * r2 + 1e-12).sqrt(),
+        started * (r0 + 1e-4).log() / 4,
+        ((weight + 0.01 * unit) / (rms0 + 0.03 * unit)).log().clamp(-3, 3),
+        (rms0 / unit + 0.03).log().clamp(-4, 4) / 2,
+        started * ((variance + _TINY) / (peak + _TINY)).clamp_min(1e-9).log() / 8,
+        started * positive * change.clamp(-9, 9) / 4,
+    ]
+    dynamic = torch.stack(rows, -1)
     return torch.cat([dynamic, shape_columns.expand(*dynamic.shape[:2], -1)], -1)

@@ -5,6 +5,7 @@ Packed vectors keep `state_dict` flat (tensors only), cheap to gather and easy t
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -22,9 +23,12 @@ _PARTS = {
 MEMORY_SIZE = sum(_PARTS.values())
 """Numbers per tensor: recurrent state, statistics, units and the last decision."""
 
-_RUN = (*LossHistory._fields, "step", "skipped", "schedule", "stop", "seen")
-RUN_SIZE = len(_RUN)
-"""Numbers per run."""
+PLACES = dict(zip(_PARTS, accumulate(_PARTS.values(), initial=0), strict=False))
+"""Where each part starts inside a tensor's memory."""
+
+RUN_FIELDS = (*LossHistory._fields, "step", "skipped", "schedule", "stop", "seen")
+RUN_SIZE = len(RUN_FIELDS)
+"""Numbers per run, the loss history first."""
 
 
 class Run(NamedTuple):
@@ -64,12 +68,7 @@ def new_memory(rms0: Tensor, unit: Tensor) -> Tensor:
 
 def field(memory: Tensor, name: str) -> Tensor:
     """One part of packed memories, `(..., size)`."""
-    start = 0
-    for part, size in _PARTS.items():
-        if part == name:
-            return memory[..., start : start + size]
-        start += size
-    raise KeyError(name)
+    return memory[..., PLACES[name] : PLACES[name] + _PARTS[name]]
 
 
 def decided(memory: Tensor | None) -> dict[str, float]:
@@ -81,8 +80,8 @@ def decided(memory: Tensor | None) -> dict[str, float]:
 
 
 def read_state(memory: Tensor, moments: tuple[tuple[Tensor, ...], ...], run: Run, dtype: torch.dtype) -> RuleState:
-    """The rule's state of one run from the memories `(n, MEMORY_SIZE)` of its tensors."""
-    parts = dict(zip(_PARTS, torch.split(memory.to(dtype)[None], list(_PARTS.values()), -1), strict=True))
+    """The rule's state of `N` runs from the memories `(N, n, MEMORY_SIZE)` of their tensors."""
+    parts = dict(zip(_PARTS, torch.split(memory.to(dtype), list(_PARTS.values()), -1), strict=True))
     small = {name: parts[name][..., 0] for name in ("rms0", "unit", "peak")}
     history = LossHistory(*(h.to(dtype) for h in run.history))
     fast, slow, square = moments
@@ -92,11 +91,33 @@ def read_state(memory: Tensor, moments: tuple[tuple[Tensor, ...], ...], run: Run
     )  # fmt: skip
 
 
-def write_memory(state: RuleState, decision: Decision) -> Tensor:
-    """Pack what the tensors must remember, `(n, MEMORY_SIZE)`, float32."""
-    columns = [
-        state.hidden[0], state.cell[0], state.statistics[0], state.rms0[0, :, None], state.unit[0, :, None],
-        state.peak[0, :, None], state.age[:, None], decision.step_size[0, :, None], decision.decay[0, :, None],
-        decision.gate[0, :, None], decision.mixture[0],
+def write_memory(state: RuleState, decision: Decision | None) -> Tensor:
+    """Pack what the tensors must remember, `(N, n, MEMORY_SIZE)`, float32; without a decision, one of zeros."""
+    n, count = state.unit.shape
+    like = state.unit
+    made = [like.new_zeros(n, count, 6)] if decision is None else [
+        decision.step_size[..., None], decision.decay[..., None], decision.gate[..., None], decision.mixture,
     ]  # fmt: skip
-    return torch.cat(columns, 1).float()
+    columns = [
+        state.hidden, state.cell, state.statistics, state.rms0[..., None], state.unit[..., None],
+        state.peak[..., None], state.age[:, None].expand(n, -1, -1), *made,
+    ]  # fmt: skip
+    return torch.cat(columns, -1).float()
+
+
+def pack(state: RuleState) -> tuple[list[Tensor], Tensor]:
+    """`(memories, run)` of `N` runs as the kernels take them: `(N, MEMORY_SIZE)` per tensor, and `(N, RUN_SIZE)`."""
+    n = len(state.unit)
+    memories = [m.contiguous() for m in write_memory(state, None).unbind(1)]
+    run = torch.zeros(n, RUN_SIZE)
+    run[:, : len(state.history)] = torch.stack(list(state.history), -1)
+    run[:, RUN_FIELDS.index("step")] = state.step
+    return memories, run
+
+
+def unpack(memories: list[Tensor], run: Tensor, moments: tuple[tuple[Tensor, ...], ...]) -> RuleState:
+    """The inverse of `pack`."""
+    number = len(LossHistory._fields)
+    rest = [torch.zeros(())] * (RUN_SIZE - number - 1)
+    packed = Run(LossHistory(*run[:, :number].unbind(-1)), run[0, number], *rest)
+    return read_state(torch.stack(memories, 1), moments, packed, torch.float32)

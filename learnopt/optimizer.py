@@ -130,7 +130,7 @@ class LearnedOptimizer(Optimizer):
         params = [intake.plain(p, dtype)[None] for p in tensors]
         layout = Layout.of([p.shape[1:] for p in params])
         moments = tuple(tuple(self.state[p][name].to(dtype)[None] for p in tensors) for name in MOMENTS)
-        state = memory.read_state(torch.stack([self.state[p]["memory"] for p in tensors]), moments, run, dtype)
+        state = memory.read_state(torch.stack([self.state[p]["memory"] for p in tensors])[None], moments, run, dtype)
         w = self._weights(device, dtype)
         horizon = torch.tensor(float(self.param_groups[0]["total_steps"] or 0), device=device, dtype=dtype)
         told = None if loss is None else loss.to(dtype)
@@ -141,7 +141,7 @@ class LearnedOptimizer(Optimizer):
             intake.write(p, new[k][0])
             for name, values in zip(MOMENTS, (state.fast, state.slow, state.square), strict=True):
                 self.state[p][name].copy_(values[k][0])
-        for p, row in zip(tensors, memory.write_memory(state, decision).unbind(0), strict=True):
+        for p, row in zip(tensors, memory.write_memory(state, decision)[0].unbind(0), strict=True):
             self.state[p]["memory"].copy_(row)
         stop, seen = self._stop(decision, run)
         self._keep_run(

@@ -144,8 +144,9 @@ def decide(
         The decision, and the state with its small parts advanced.
     """
     history = features.observe(state.history, loss)
-    t = features.tensor_columns(state.statistics, state.rms0, state.unit, state.peak, layout.columns.to(horizon.device))
-    summary = features.summary(t, layout.sizes.to(t))
+    columns, sizes = layout.columns.to(horizon.device), layout.sizes.to(state.unit)
+    t = features.tensor_columns(state.statistics, state.rms0, state.unit, state.peak, columns, sizes, history)
+    summary = features.summary(t, sizes)
     g = features.global_columns(history, state.step, horizon, summary)
     row = g[:, None]  # (N, 1, G)
     context = torch.tanh(row @ w["global_in"] + w["global_bias"])

@@ -56,7 +56,7 @@ def field(rng: np.random.Generator, points: Tensor, outputs: int) -> Tensor:
     """A random field over `(n, d)` points in -1..1: waves of a random spectrum, half of the draws with a sharp edge."""
     x = points.numpy().astype(np.float64)
     waves = int(rng.integers(3, 24))
-    frequency = rng.standard_normal((x.shape[1], waves)) * log_uniform(rng, 1.0, 8.0)
+    frequency = rng.standard_normal((x.shape[1], waves)) * log_uniform(rng, 0.7, 6.0)
     amplitude = rng.standard_normal((waves, outputs)) / (1 + np.linalg.norm(frequency, axis=0)[:, None])
     value = np.sin(x @ frequency + rng.uniform(0, 2 * np.pi, waves)) @ amplitude
     if rng.random() < 0.5:
@@ -76,7 +76,7 @@ class CoordinateFamily(TaskFamily):
 
     def sample(self, rng: np.random.Generator) -> Task:
         inputs, outputs = pick(rng, [1, 2, 2, 2, 3]), pick(rng, [1, 1, 3])
-        train_rows = log_integer(rng, 64, 2500)
+        train_rows = log_integer(rng, 128, 3000)
         points = torch.rand(train_rows + 256, inputs, generator=torch_generator(rng)) * 2 - 1
         kind, make = self._network(rng, inputs, outputs)
         train, valid = split((points, field(rng, points, outputs)), train_rows, torch_generator(rng))

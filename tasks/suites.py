@@ -34,22 +34,22 @@ SAMPLED_TASKS = 24
 
 def _meta_train_families() -> list[tuple[TaskFamily, float]]:
     families: list[tuple[TaskFamily, float]] = [
-        (generated_tables(), 0.22),
-        (real_tables(), 0.1),
+        (generated_tables(), 0.18),
+        (real_tables(), 0.08),
         (PatternFamily("pattern-conv", convolutional), 0.13),
-        (PatternFamily("pattern-vit", vision_transformer), 0.05),
+        (PatternFamily("pattern-vit", vision_transformer), 0.06),
         (PatternFamily("pattern-rnn", recurrent_rows), 0.03),
         (PatternFamily("pattern-mlp", flat_mlp), 0.05),
-        (AutoencodingFamily(), 0.08),
+        (AutoencodingFamily(), 0.09),
         (TextFamily(), 0.09),
         (GrammarFamily(), 0.06),
-        (CoordinateFamily(), 0.06),
-        (NodeFamily(), 0.05),
+        (CoordinateFamily(), 0.1),
+        (NodeFamily(), 0.06),
         (GraphFamily(), 0.02),
-        (FactorisationFamily(), 0.04),
-        (BagFamily(), 0.05),
+        (FactorisationFamily(), 0.05),
+        (BagFamily(), 0.06),
         (SetFamily(), 0.02),
-        (LandscapeFamily(), 0.03),
+        (LandscapeFamily(), 0.02),
     ]
     if data_folder.available(data_folder.OMNIGLOT["omniglot:small1"]):
         families.append((DrawingFamily(), 0.08))

@@ -160,10 +160,10 @@ def trajectory(weight_scale: float, loss_scale: float, theta: Tensor) -> tuple[T
     (0.01, 1, 2e-3), (100, 1, 2e-3), (1, 1e-3, 2e-3), (1, 1e3, 2e-3),
 ])  # fmt: skip
 def test_trajectory_does_not_depend_on_units(weight_scale: float, loss_scale: float, tolerance: float) -> None:
-    theta = random_theta()
+    theta = random_theta(spread=0.1)
     losses, weights = trajectory(1.0, 1.0, theta)
     scaled, scaled_weights = trajectory(weight_scale, loss_scale, theta)
-    assert losses[-1] < losses[0]
+    assert losses[-10:].mean() < losses[:10].mean()
     torch.testing.assert_close(scaled, losses, rtol=tolerance, atol=1e-6)
     for a, b in zip(scaled_weights, weights, strict=True):
         torch.testing.assert_close(a, b, rtol=10 * tolerance, atol=tolerance)

@@ -1,30 +1,34 @@
-"""Many runs of the rule advanced in place by the compiled kernel; the slow truth is `learnopt.rule.apply`."""
+"""The rule advanced in place by the compiled kernel; the slow truth is `learnopt.rule.apply`."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from learnopt import features, rule
-from learnopt.features import LossHistory
+from learnopt import features, memory, rule
 from learnopt.kernels import library
 from learnopt.layout import Layout
 from learnopt.rule import RuleState
 
-_DECISION = 6 + rule.WIDTH
-_POINTERS = (
-    "size", "is_matrix", "root", "share", "shape_columns", "history", "hidden", "cell", "statistics", "rms0", "unit",
-    "peak", "age", "step", "columns", "decision", "param", "fast", "slow", "square", "whole", "grad",
-)  # fmt: skip
+_LISTS = ("memory", "param", "fast", "slow", "square", "whole", "grad")
 
 
 class _Net(ctypes.Structure):
+    """`Net` of step.c."""
+
     _fields_ = [
         ("runs", ctypes.c_int64), ("tensors", ctypes.c_int64), ("offset", ctypes.c_void_p),
-        ("theta_stride", ctypes.c_int64), ("theta", ctypes.c_void_p), *((n, ctypes.c_void_p) for n in _POINTERS),
+        ("theta_stride", ctypes.c_int64), ("theta", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in (
+            "size", "is_matrix", "root", "share", "shape_columns", "lr", "weight_decay", "memory", "run", "columns",
+            "context", "param", "fast", "slow", "square", "whole", "grad",
+        )),
     ]  # fmt: skip
 
 
@@ -34,94 +38,140 @@ def available(tensors: Sequence[Tensor]) -> bool:
     return fits and library.load() is not None
 
 
-def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+class Options(NamedTuple):
+    """What users set per tensor, `(n,)` float32 each."""
+
+    lr: Tensor
+    weight_decay: Tensor  # NaN: learned
 
 
-class InPlaceRuns:
-    """`N` runs whose parameters and state the kernel owns: copies of what it is given.
+class Moments(NamedTuple):
+    """The large part of the state: one tensor of `(N, *shape)` per parameter tensor, contiguous float32."""
+
+    fast: Sequence[Tensor]
+    slow: Sequence[Tensor]
+    square: Sequence[Tensor]
+
+
+class InPlaceNet:
+    """`N` runs of a network whose tensors the kernel changes where they are.
 
     Args:
-        theta: meta-weights, `(SIZE,)` for all runs or `(N, SIZE)`.
-        params: parameters, each `(N, *shape)`.
-        state: the rule's state for them.
+        theta: meta-weights, `(SIZE,)` for all runs or `(N, SIZE)`; contiguous float32, as everything here.
+        memories: per tensor, `(N, MEMORY_SIZE)`.
+        run: `(N, RUN_SIZE)`.
+        params: `(N, *shape)` each.
 
     Attributes:
-        params: the current parameters, leaves that require gradients; every step changes them in place.
         columns: `(N, len(GLOBAL))`, what the rule saw of the runs in the last step.
     """
 
-    def __init__(self, theta: Tensor, layout: Layout, params: list[Tensor], state: RuleState) -> None:
+    def __init__(
+        self, theta: Tensor, layout: Layout, memories: Sequence[Tensor], run: Tensor, params: Sequence[Tensor],
+        moments: Moments, options: Options | None = None,
+    ) -> None:  # fmt: skip
         loaded = library.load()
         assert loaded is not None, "ask available() first"
-        self._library, self._layout = loaded, layout
-        n, count = params[0].shape[0], len(params)
-        self.params = [_own(p) for p in params]
-        self._moments = [[_own(x) for x in moment] for moment in (state.fast, state.slow, state.square)]
-        self._whole, self._groups = self._momenta(n)
-        self._small = {
-            name: _own(getattr(state, name))
-            for name in ("hidden", "cell", "statistics", "rms0", "unit", "peak", "age")
-        }  # fmt: skip
-        self._small["history"], self._small["step"] = _own(torch.stack(list(state.history))), _own(state.step[None])
+        n, count = run.shape[0], len(params)
+        fixed = _fixed(layout)
+        options = options or fixed.options
+        self._library = loaded
         self.columns = torch.zeros(n, len(features.GLOBAL))
-        self._small["columns"], self._small["decision"] = self.columns, torch.zeros(n, count, _DECISION)
-        sizes = [t.size for t in layout.tensors]
-        self._fixed = {
-            "size": torch.tensor(sizes), "is_matrix": layout.is_matrix.long(),
-            "root": torch.tensor([max(t.matrix) ** 0.5 for t in layout.tensors]),
-            "share": layout.sizes.sqrt() / layout.sizes.sqrt().sum(), "shape_columns": layout.columns.contiguous(),
-        }  # fmt: skip
-        starts = torch.tensor([0, *(a * b for a, b in rule.SHAPES.values())]).cumsum(0)[:-1]
-        self._theta, self._offset = _own(theta), starts
-        self._lists = {
-            "param": _pointers(self.params), "whole": _pointers(self._whole),
-            **{name: _pointers(m) for name, m in zip(("fast", "slow", "square"), self._moments, strict=True)},
-        }  # fmt: skip
-        self._grad = (ctypes.c_void_p * count)()
-        tensors = {name: t.data_ptr() for name, t in (self._small | self._fixed).items()}
-        arrays = {name: ctypes.addressof(a) for name, a in (self._lists | {"grad": self._grad}).items()}
+        context = torch.zeros(n, count, rule.WIDTH)
+        whole, self._groups = _momenta(layout, n)
+        lists = {"memory": memories, "param": params, **moments._asdict(), "whole": whole, "grad": [None] * count}
+        self._lists = {name: _pointers(lists[name]) for name in _LISTS}
         self._net = _Net(
-            runs=n, tensors=count, offset=starts.data_ptr(), theta=self._theta.data_ptr(),
-            theta_stride=rule.SIZE if theta.dim() == 2 and theta.shape[0] > 1 else 0, **tensors, **arrays,
+            runs=n, tensors=count, offset=fixed.offset.data_ptr(), theta=theta.data_ptr(),
+            theta_stride=rule.SIZE if theta.numel() > rule.SIZE else 0,
+            size=fixed.size.data_ptr(), is_matrix=fixed.is_matrix.data_ptr(), root=fixed.root.data_ptr(),
+            share=fixed.share.data_ptr(), shape_columns=fixed.shape_columns.data_ptr(),
+            lr=options.lr.data_ptr(), weight_decay=options.weight_decay.data_ptr(), run=run.data_ptr(),
+            columns=self.columns.data_ptr(), context=context.data_ptr(),
+            **{name: ctypes.addressof(pointers) for name, pointers in self._lists.items()},
         )  # fmt: skip
-        for p in self.params:
-            p.requires_grad_()
-
-    def _momenta(self, n: int) -> tuple[list[Tensor | None], list[Tensor]]:
-        """Room for each matrix's momentum; matrices of one shape lie side by side, to be orthogonalised together."""
-        shapes: dict[tuple[int, int], list[int]] = {}
-        for k, t in enumerate(self._layout.tensors):
-            if t.is_matrix:
-                shapes.setdefault(t.matrix, []).append(k)
-        whole: list[Tensor | None] = [None] * len(self._layout.tensors)
-        groups = []
-        for (rows, columns), members in shapes.items():
-            group = torch.zeros(len(members) * n, rows, columns)
-            groups.append(group)
-            for i, k in enumerate(members):
-                whole[k] = group[i * n : (i + 1) * n]
-        return whole, groups
+        self._kept = (theta, fixed, memories, run, params, moments, options, context, whole)  # the memory pointed at
 
     @torch.no_grad()
-    def step(self, grads: Sequence[Tensor | None], loss: Tensor | None, horizon: float) -> None:
-        """One step of all runs; entries of gradients that are not finite count as 0, so do missing gradients."""
-        dense = [torch.zeros_like(p) if g is None else g.contiguous() for g, p in zip(grads, self.params, strict=True)]
-        self._grad[:] = [g.data_ptr() for g in dense]
+    def step(self, grads: Sequence[Tensor], loss: Tensor | None, horizon: float) -> None:
+        """One step of all runs; entries of gradients that are not finite count as 0."""
+        dense = [g.contiguous() for g in grads]
+        self._lists["grad"][:] = [g.data_ptr() for g in dense]
         told = None if loss is None else loss.detach().contiguous()
         self._library.begin_step(ctypes.byref(self._net), None if told is None else told.data_ptr(), horizon)
         for group in self._groups:
             group.copy_(rule.orthogonalise(group))
         self._library.end_step(ctypes.byref(self._net))
 
+
+class _Fixed(NamedTuple):
+    offset: Tensor
+    size: Tensor
+    is_matrix: Tensor
+    root: Tensor
+    share: Tensor
+    shape_columns: Tensor
+    options: Options
+
+
+@lru_cache(maxsize=256)
+def _fixed(layout: Layout) -> _Fixed:
+    """What follows from the shapes alone."""
+    count, roots = len(layout.tensors), layout.sizes.sqrt()
+    return _Fixed(
+        torch.tensor([0, *(a * b for a, b in rule.SHAPES.values())]).cumsum(0)[:-1],
+        torch.tensor([t.size for t in layout.tensors]), layout.is_matrix.long(),
+        torch.tensor([max(t.matrix) ** 0.5 for t in layout.tensors]), roots / roots.sum(),
+        layout.columns.contiguous(), Options(torch.ones(count), torch.full((count,), math.nan)),
+    )  # fmt: skip
+
+
+def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+
+
+def _momenta(layout: Layout, n: int) -> tuple[list[Tensor | None], list[Tensor]]:
+    """Room for each matrix's momentum; matrices of one shape lie side by side, to be orthogonalised together."""
+    shapes: dict[tuple[int, int], list[int]] = {}
+    for k, t in enumerate(layout.tensors):
+        if t.is_matrix:
+            shapes.setdefault(t.matrix, []).append(k)
+    whole: list[Tensor | None] = [None] * len(layout.tensors)
+    groups = [torch.zeros(len(members) * n, rows, columns) for (rows, columns), members in shapes.items()]
+    for group, members in zip(groups, shapes.values(), strict=True):
+        for i, k in enumerate(members):
+            whole[k] = group[i * n : (i + 1) * n]
+    return whole, groups
+
+
+class InPlaceRuns:
+    """`N` runs that the kernel owns: copies of what it is given.
+
+    Attributes:
+        params: the current parameters, leaves that require gradients; every step changes them in place.
+    """
+
+    def __init__(self, theta: Tensor, layout: Layout, params: list[Tensor], state: RuleState) -> None:
+        self.params = [_own(p) for p in params]
+        self._moments = Moments(*([_own(x) for x in moment] for moment in (state.fast, state.slow, state.square)))
+        self._memories, self._run = memory.pack(state)
+        self._net = InPlaceNet(_own(theta), layout, self._memories, self._run, self.params, self._moments)
+        for p in self.params:
+            p.requires_grad_()
+
+    @property
+    def columns(self) -> Tensor:
+        """`(N, len(GLOBAL))`, what the rule saw of the runs in the last step."""
+        return self._net.columns
+
+    def step(self, grads: Sequence[Tensor | None], loss: Tensor | None, horizon: float) -> None:
+        """One step of all runs; missing gradients count as 0, and so do entries that are not finite."""
+        dense = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, self.params, strict=True)]
+        self._net.step(dense, loss, horizon)
+
     def state(self) -> RuleState:
-        """The rule's state now; shares memory with the runs."""
-        s = self._small
-        fast, slow, square = (tuple(m) for m in self._moments)
-        return RuleState(
-            fast, slow, square, s["hidden"], s["cell"], s["statistics"], s["rms0"], s["unit"], s["peak"], s["age"],
-            LossHistory(*s["history"].unbind(0)), s["step"][0],
-        )  # fmt: skip
+        """The rule's state now; the moments share memory with the runs."""
+        return memory.unpack(self._memories, self._run, tuple(map(tuple, self._moments)))
 
 
 def _own(x: Tensor) -> Tensor:

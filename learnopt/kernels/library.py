@@ -12,7 +12,7 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from learnopt import features, rule
+from learnopt import features, memory, rule
 
 SOURCE = Path(__file__).with_name("step.c")
 SWITCH = "LEARNOPT_KERNEL"
@@ -33,7 +33,9 @@ def constants() -> dict[str, float]:
         "SMOOTHING": features.SMOOTHING, "LOSS_FAST": features.LOSS_FAST, "LOSS_SLOW": features.LOSS_SLOW,
         "LOSS_FIRST": float(features.LOSS_FIRST), "BETA_FAST": features.BETA_FAST, "BETA_SLOW": features.BETA_SLOW,
         "BETA_SQUARE": features.BETA_SQUARE, "STEP": rule.STEP, "DECAY": rule.DECAY, "WARMUP": rule.WARMUP,
-        "SCHEDULE_FLOOR": rule.FLOOR,
+        "SCHEDULE_FLOOR": rule.FLOOR, "MEMORY": memory.MEMORY_SIZE, "RUN": memory.RUN_SIZE,
+        **{f"AT_{name.upper()}": start for name, start in memory.PLACES.items()},
+        **{f"RUN_{name.upper()}": i for i, name in enumerate(memory.RUN_FIELDS)},
     }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 /* One step of the learned rule for many runs, in place: the arithmetic of learnopt/rule.py, which it is tested against.
  *
- * Sizes (GLOBAL, TENSOR, SUMMARISED, STATISTICS, SMOOTHED, HIDDEN, CONTEXT, WIDTH) and constants are given by the
- * compiler's command line, from the Python modules that own them. Arrays are row-major; N runs, n tensors.
+ * Sizes (GLOBAL, TENSOR, SUMMARISED, STATISTICS, SMOOTHED, HIDDEN, CONTEXT, WIDTH), constants and the places of fields
+ * in packed memories (AT_..., MEMORY) and runs (RUN_..., RUN) are given by the compiler's command line, from the Python
+ * modules that own them. Arrays are row-major; N runs, n tensors.
  */
 #include <float.h>
 #include <math.h>
@@ -12,7 +13,6 @@
 #define OUT 6
 #define TINY 1e-30f
 #define TINIEST 1e-37f
-#define DECISION (6 + WIDTH) /* step size, decay, three mixture weights, gate, context */
 
 enum { GLOBAL_IN, GLOBAL_BIAS, GLOBAL_OUT, GLOBAL_SKIP, LSTM_IN, LSTM_HIDDEN, LSTM_BIAS, TENSOR_OUT, TENSOR_SKIP,
        TENSOR_BIAS, MLP_IN, MLP_CONTEXT, MLP_BIAS, MLP_OUT, MLP_OUT_BIAS };
@@ -27,15 +27,12 @@ typedef struct {
     const float *root;          /* (n): square root of the larger dimension */
     const float *share;         /* (n): weight in the summary */
     const float *shape_columns; /* (n, 4) */
-    float *history;             /* (6, N) */
-    float *hidden, *cell;       /* (N, n, HIDDEN) */
-    float *statistics;          /* (N, n, STATISTICS) */
-    const float *rms0, *unit;   /* (N, n) */
-    float *peak;                /* (N, n) */
-    float *age;                 /* (n) */
-    float *step;                /* (1) */
+    const float *lr;            /* (n) */
+    const float *weight_decay;  /* (n): NaN for learned */
+    float **memory;             /* (N, MEMORY) each: learnopt/memory.py */
+    float *run;                 /* (N, RUN): learnopt/memory.py */
     float *columns;             /* (N, GLOBAL) */
-    float *decision;            /* (N, n, DECISION) */
+    float *context;             /* (N, n, WIDTH) */
     float **param, **fast, **slow, **square; /* (N, size) each */
     float **whole;              /* (N, size): momentum out, its orthogonalisation in; NULL for vectors */
     const float **grad;         /* (N, size); NULL for none */
@@ -51,46 +48,48 @@ static inline float lerp(float a, float b, float w) { return a + w * (b - a); }
 /* features.observe */
 static void observe(const Net *net, int64_t r, float loss)
 {
-    float *f[6];
-    for (int i = 0; i < 6; i++)
-        f[i] = net->history + i * net->runs + r; /* fast, slow, first, best, noise, number */
+    float *f = net->run + r * RUN; /* fast, slow, first, best, noise, number */
     if (!(fabsf(loss) <= FLT_MAX))
         return;
-    float count = *f[5] + 1.0f, plain = 1.0f / count, slow = *f[1];
-    *f[0] = lerp(*f[0], loss, larger(plain, LOSS_FAST));
-    *f[1] = lerp(slow, loss, larger(plain, LOSS_SLOW));
+    float count = f[5] + 1.0f, plain = 1.0f / count, slow = f[1];
+    f[0] = lerp(f[0], loss, larger(plain, LOSS_FAST));
+    f[1] = lerp(slow, loss, larger(plain, LOSS_SLOW));
     if (count <= LOSS_FIRST)
-        *f[2] = lerp(*f[2], loss, plain);
-    *f[3] = count <= 1.0f || *f[0] < *f[3] ? *f[0] : *f[3];
-    *f[4] = lerp(*f[4], count > 1.0f ? fabsf(loss - slow) : 0.0f, larger(plain, LOSS_SLOW));
-    *f[5] = count;
+        f[2] = lerp(f[2], loss, plain);
+    f[3] = count <= 1.0f || f[0] < f[3] ? f[0] : f[3];
+    f[4] = lerp(f[4], count > 1.0f ? fabsf(loss - slow) : 0.0f, larger(plain, LOSS_SLOW));
+    f[5] = count;
 }
 
 /* features.tensor_columns of one tensor */
-static void tensor_columns(const Net *net, int64_t at, int64_t k, float *t)
+static void tensor_columns(const Net *net, int64_t r, int64_t k, float *t)
 {
-    const float *s = net->statistics + at * STATISTICS;
-    float r0 = s[0], r1 = s[1], r2 = s[2], c01 = s[3], c02 = s[4], c12 = s[5], unit = net->unit[at];
-    float started = r0 > 0.0f ? 1.0f : 0.0f;
+    const float *m = net->memory[k] + r * MEMORY, *s = m + AT_STATISTICS, *h = net->run + r * RUN;
+    float r0 = s[0], r1 = s[1], r2 = s[2], c01 = s[3], c02 = s[4], c12 = s[5];
+    float unit = m[AT_UNIT], rms0 = m[AT_RMS0];
+    float started = r0 > 0.0f, weight = sqrtf(s[6]), loss = larger(h[0], 1e-4f * fabsf(h[2]) + TINY);
+    float positive = h[5] > 0.0f && h[3] > 0.0f;
+    float change = logf((float)net->size[k] * (weight + unit)) + logf(s[7] + TINY) / 2.0f - logf(loss);
     t[0] = started * logf(r1 + 1e-4f) / 4.0f;
     t[1] = started * logf(r2 + 1e-4f) / 4.0f;
     t[2] = started * (c01 - (1.0f - BETA_FAST) * r0) / sqrtf(r0 * r1 + 1e-12f);
     t[3] = started * (c02 - (1.0f - BETA_SLOW) * r0) / sqrtf(r0 * r2 + 1e-12f);
     t[4] = started * c12 / sqrtf(r1 * r2 + 1e-12f);
-    t[5] = clamp(logf((sqrtf(s[6]) + 0.01f * unit) / (net->rms0[at] + 0.03f * unit)), -3.0f, 3.0f);
-    t[6] = clamp(logf(net->rms0[at] / unit + 0.03f), -4.0f, 4.0f) / 2.0f;
-    t[7] = started * logf(larger((s[7] + TINY) / (net->peak[at] + TINY), 1e-9f)) / 8.0f;
-    memcpy(t + 8, net->shape_columns + 4 * k, 4 * sizeof(float));
+    t[5] = started * logf(r0 + 1e-4f) / 4.0f;
+    t[6] = clamp(logf((weight + 0.01f * unit) / (rms0 + 0.03f * unit)), -3.0f, 3.0f);
+    t[7] = clamp(logf(rms0 / unit + 0.03f), -4.0f, 4.0f) / 2.0f;
+    t[8] = started * logf(larger((s[7] + TINY) / (m[AT_PEAK] + TINY), 1e-9f)) / 8.0f;
+    t[9] = started * positive * clamp(change, -9.0f, 9.0f) / 4.0f;
+    memcpy(t + 10, net->shape_columns + 4 * k, 4 * sizeof(float));
 }
 
 /* features.global_columns */
 static void global_columns(const Net *net, int64_t r, float horizon, const float *summary, float *g)
 {
-    const float *h = net->history + r;
-    int64_t n = net->runs;
-    float fast = h[0], slow = h[n], first = h[2 * n], best = h[3 * n], noise = h[4 * n];
-    float known = h[5 * n] > 0.0f, positive = known * (best > 0.0f), floor = 1e-4f * fabsf(first) + TINY;
-    float span = fabsf(first - best) + noise + TINY, told = horizon > 0.0f, step = *net->step;
+    const float *h = net->run + r * RUN;
+    float fast = h[0], slow = h[1], first = h[2], best = h[3], noise = h[4];
+    float known = h[5] > 0.0f, positive = known * (best > 0.0f), floor = 1e-4f * fabsf(first) + TINY;
+    float span = fabsf(first - best) + noise + TINY, told = horizon > 0.0f, step = h[RUN_STEP];
     float progress = told * clamp((step + 1.0f) / larger(horizon, 1.0f), 0.0f, 1.0f);
     g[0] = positive * clamp(log_ratio(fast, slow, floor), -3.0f, 3.0f);
     g[1] = positive * clamp(log_ratio(fast, first, floor), -9.0f, 3.0f) / 3.0f;
@@ -125,10 +124,10 @@ static void add_product(const float *x, const float *w, int inputs, int outputs,
 }
 
 /* The per-tensor level of rule.decide: LSTM and outputs */
-static void decide_tensor(const Net *net, const float *theta, int64_t at, int64_t k, const float *x, float schedule)
+static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t k, const float *x, float schedule)
 {
     const int64_t *o = net->offset;
-    float gates[4 * HIDDEN], out[OUT], *hidden = net->hidden + at * HIDDEN, *cell = net->cell + at * HIDDEN;
+    float gates[4 * HIDDEN], out[OUT], *m = net->memory[k] + r * MEMORY, *hidden = m + AT_HIDDEN, *cell = m + AT_CELL;
     memcpy(gates, theta + o[LSTM_BIAS], sizeof gates);
     add_product(x, theta + o[LSTM_IN], GLOBAL + TENSOR, 4 * HIDDEN, gates);
     add_product(hidden, theta + o[LSTM_HIDDEN], HIDDEN, 4 * HIDDEN, gates);
@@ -140,37 +139,39 @@ static void decide_tensor(const Net *net, const float *theta, int64_t at, int64_
     add_product(hidden, theta + o[TENSOR_OUT], HIDDEN, OUT, out);
     add_product(x, theta + o[TENSOR_SKIP], GLOBAL + TENSOR, OUT, out);
 
-    float *d = net->decision + at * DECISION, is_matrix = (float)net->is_matrix[k], unit = net->unit[at];
-    float rms = sqrtf(net->statistics[at * STATISTICS + 6]);
-    float reach = (rms < 1e3f * unit ? rms : 1e3f * unit) + unit;
-    d[0] = STEP * reach * schedule * expf(clamp(2.0f * out[0], -7.0f, 7.0f));
-    d[1] = clamp(DECAY * schedule * expf(3.0f * clamp(out[4], -3.0f, 2.0f)), 0.0f, 0.5f) * is_matrix;
-    float logit[3] = {out[1], out[2] + 1.5f, out[3]}, sum = 0.0f;
+    float is_matrix = (float)net->is_matrix[k], unit = m[AT_UNIT], rms = sqrtf(m[AT_STATISTICS + 6]);
+    float reach = (rms < 1e3f * unit ? rms : 1e3f * unit) + unit, given = net->weight_decay[k];
+    float length = net->lr[k] * STEP * reach * schedule * expf(clamp(2.0f * out[0], -7.0f, 7.0f));
+    float learned = clamp(DECAY * schedule * expf(3.0f * clamp(out[4], -3.0f, 2.0f)), 0.0f, 0.5f) * is_matrix;
+    m[AT_STEP_SIZE] = length;
+    m[AT_DECAY] = clamp(given == given ? length * given : learned * net->lr[k], 0.0f, 1.0f);
+    m[AT_GATE] = sigmoid(out[5]) * is_matrix;
+    float logit[3] = {out[1], out[2] + 1.5f, out[3]}, sum = 0.0f, *mixture = m + AT_MIXTURE;
     float most = larger(logit[0], larger(logit[1], logit[2]));
     for (int i = 0; i < 3; i++)
-        sum += d[2 + i] = expf(logit[i] - most);
+        sum += mixture[i] = expf(logit[i] - most);
     for (int i = 0; i < 3; i++)
-        d[2 + i] /= sum;
-    d[5] = sigmoid(out[5]) * is_matrix;
-    memcpy(d + 6, theta + o[MLP_BIAS], WIDTH * sizeof(float));
-    add_product(hidden, theta + o[MLP_CONTEXT], HIDDEN, WIDTH, d + 6);
+        mixture[i] /= sum;
+    float *context = net->context + (r * net->tensors + k) * WIDTH;
+    memcpy(context, theta + o[MLP_BIAS], WIDTH * sizeof(float));
+    add_product(hidden, theta + o[MLP_CONTEXT], HIDDEN, WIDTH, context);
+    m[AT_AGE] += 1.0f;
 }
 
 /* rule.decide: everything small */
 static void decide(const Net *net, const float *loss, float horizon)
 {
     int64_t n = net->tensors;
-    float base = base_schedule(*net->step, horizon);
     for (int64_t r = 0; r < net->runs; r++) {
         const float *theta = net->theta + r * net->theta_stride;
         const int64_t *o = net->offset;
         float summary[SUMMARISED] = {0}, x[GLOBAL + TENSOR], context[CONTEXT], *g = net->columns + r * GLOBAL;
-        static const int summarised[SUMMARISED] = {0, 2, 3, 7};
+        static const int summarised[SUMMARISED] = {0, 2, 3, 8, 9};
         if (loss)
             observe(net, r, loss[r]);
         for (int64_t k = 0; k < n; k++) {
             float t[TENSOR];
-            tensor_columns(net, r * n + k, k, t);
+            tensor_columns(net, r, k, t);
             for (int i = 0; i < SUMMARISED; i++)
                 summary[i] += net->share[k] * t[summarised[i]];
         }
@@ -182,16 +183,16 @@ static void decide(const Net *net, const float *loss, float horizon)
             logit += tanhf(context[j]) * theta[o[GLOBAL_OUT] + j];
         for (int j = 0; j < GLOBAL; j++)
             logit += g[j] * theta[o[GLOBAL_SKIP] + j];
-        float schedule = base * expf(2.0f * clamp(logit, -3.0f, 3.0f));
+        float *run = net->run + r * RUN;
+        float schedule = base_schedule(run[RUN_STEP], horizon) * expf(2.0f * clamp(logit, -3.0f, 3.0f));
+        run[RUN_SCHEDULE] = schedule;
+        run[RUN_STEP] += 1.0f;
         memcpy(x, g, GLOBAL * sizeof(float));
         for (int64_t k = 0; k < n; k++) {
-            tensor_columns(net, r * n + k, k, x + GLOBAL);
-            decide_tensor(net, theta, r * n + k, k, x, schedule);
+            tensor_columns(net, r, k, x + GLOBAL);
+            decide_tensor(net, theta, r, k, x, schedule);
         }
     }
-    for (int64_t k = 0; k < n; k++)
-        net->age[k] += 1.0f;
-    *net->step += 1.0f;
 }
 
 static void moments(int64_t size, const float *blend, const float *mix, const float *restrict grad,
@@ -215,27 +216,30 @@ void begin_step(const Net *net, const float *loss, float horizon)
     decide(net, loss, horizon);
     for (int64_t k = 0; k < net->tensors; k++) {
         int64_t size = net->size[k];
-        float blend[3];
-        for (int i = 0; i < 3; i++)
-            blend[i] = (float)((1.0 - beta[i]) / (1.0 - pow(beta[i], net->age[k])));
-        for (int64_t r = 0; r < net->runs; r++)
-            moments(size, blend, net->decision + (r * net->tensors + k) * DECISION + 2, net->grad[k] + r * size,
-                    net->fast[k] + r * size, net->slow[k] + r * size, net->square[k] + r * size,
-                    net->whole[k] ? net->whole[k] + r * size : 0);
+        for (int64_t r = 0; r < net->runs; r++) {
+            const float *m = net->memory[k] + r * MEMORY;
+            float blend[3];
+            for (int i = 0; i < 3; i++)
+                blend[i] = (float)((1.0 - beta[i]) / (1.0 - pow(beta[i], m[AT_AGE])));
+            moments(size, blend, m + AT_MIXTURE, net->grad[k] + r * size, net->fast[k] + r * size,
+                    net->slow[k] + r * size, net->square[k] + r * size, net->whole[k] ? net->whole[k] + r * size : 0);
+        }
     }
 }
 
 /* rule.advance after the moments: the per-parameter level */
-static void advance(int64_t size, const float *theta, const int64_t *o, const float *d, float relative, float root,
+static void advance(int64_t size, const float *theta, const int64_t *o, const float *m, const float *context, float root,
                     const float *restrict grad, const float *restrict fast, const float *restrict slow,
                     const float *restrict square, const float *restrict whole, float *restrict param, float *now)
 {
     float w[PARAMETER * WIDTH], u[WIDTH * 2], c[WIDTH];
     memcpy(w, theta + o[MLP_IN], sizeof w);
     memcpy(u, theta + o[MLP_OUT], sizeof u);
-    memcpy(c, d + 6, sizeof c);
+    memcpy(c, context, sizeof c);
     float v0 = theta[o[MLP_OUT_BIAS]], v1 = theta[o[MLP_OUT_BIAS] + 1];
-    float keep = 1.0f - d[1], length = d[0], m0 = d[2], m1 = d[3], m2 = d[4], gate = d[5];
+    float keep = 1.0f - m[AT_DECAY], length = m[AT_STEP_SIZE], gate = m[AT_GATE];
+    float m0 = m[AT_MIXTURE], m1 = m[AT_MIXTURE + 1], m2 = m[AT_MIXTURE + 2];
+    float relative = 1.0f / (sqrtf(m[AT_STATISTICS + 6]) + 0.03f * m[AT_UNIT] + TINIEST);
     float s00 = 0, s11 = 0, s22 = 0, s01 = 0, s02 = 0, s12 = 0, weight = 0, variance = 0;
     for (int64_t i = 0; i < size; i++) {
         float scale = 1.0f / sqrtf(square[i] + TINIEST);
@@ -275,18 +279,16 @@ void end_step(const Net *net)
 {
     for (int64_t k = 0; k < net->tensors; k++) {
         int64_t size = net->size[k];
-        float rate = larger(1.0f / net->age[k], SMOOTHING);
         for (int64_t r = 0; r < net->runs; r++) {
-            int64_t at = r * net->tensors + k;
-            float now[STATISTICS], *s = net->statistics + at * STATISTICS;
-            float relative = 1.0f / (sqrtf(s[6]) + 0.03f * net->unit[at] + TINIEST);
-            advance(size, net->theta + r * net->theta_stride, net->offset, net->decision + at * DECISION, relative,
-                    net->root[k], net->grad[k] + r * size, net->fast[k] + r * size, net->slow[k] + r * size,
-                    net->square[k] + r * size, net->whole[k] ? net->whole[k] + r * size : 0,
-                    net->param[k] + r * size, now);
+            float now[STATISTICS], *m = net->memory[k] + r * MEMORY, *s = m + AT_STATISTICS;
+            float rate = larger(1.0f / m[AT_AGE], SMOOTHING);
+            advance(size, net->theta + r * net->theta_stride, net->offset, m,
+                    net->context + (r * net->tensors + k) * WIDTH, net->root[k], net->grad[k] + r * size,
+                    net->fast[k] + r * size, net->slow[k] + r * size, net->square[k] + r * size,
+                    net->whole[k] ? net->whole[k] + r * size : 0, net->param[k] + r * size, now);
             for (int i = 0; i < STATISTICS; i++)
                 s[i] = i < SMOOTHED ? lerp(s[i], now[i], rate) : now[i];
-            net->peak[at] = larger(net->peak[at], s[7]);
+            m[AT_PEAK] = larger(m[AT_PEAK], s[7]);
         }
     }
 }
