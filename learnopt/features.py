@@ -22,8 +22,8 @@ GLOBAL = (
 """Columns per run; the `mean_` ones are over the tensors."""
 
 TENSOR = (
-    "snr_fast", "snr_slow", "cos_gradient_fast", "cos_gradient_slow", "cos_fast_slow",
-    "gradient_trend", "growth", "init_scale", "gradient_decline", "elasticity", "log_size", "is_matrix", "is_convolution", "log_aspect",
+    "snr_fast", "snr_slow", "cos_gradient_fast", "cos_gradient_slow", "cos_fast_slow", "gradient_trend",
+    "growth", "init_scale", "gradient_decline", "elasticity", "log_size", "is_matrix", "is_convolution", "log_aspect",
 )  # fmt: skip
 """Columns per parameter tensor. A gradient is compared with the momentum from before it: near 1 where batches agree on
 the way, 0 where they are noise, below 0 where the steps overshoot. Elasticity is the relative change of the loss for a
