@@ -27,7 +27,9 @@ from learnopt.tuning import TUNERS, Tuned, trials_of
 Listener = Callable[[float, float], None]
 """Called with (work done, all work), in estimated seconds."""
 
-_ARITHMETIC = ("features", "intake", "layout", "memory", "optimizer", "rule", "stop_head")
+_ARITHMETIC = (
+    "features", "inner_step", "intake", "kernels/in_place", "layout", "memory", "optimizer", "rule", "stop_head",
+)  # fmt: skip
 """Modules that decide what the learned optimizer does, where they exist."""
 
 
@@ -137,7 +139,7 @@ def weights_entry(name: str) -> dict[str, Any]:
     loaded = artifact.load(name)
     digest = hashlib.sha256(loaded.digest.encode())
     for module in _ARITHMETIC:
-        path = Path(__file__).with_name(f"{module}.py")
+        path = Path(__file__).parent / f"{module}.py"
         digest.update(path.read_bytes() if path.exists() else b"")
     return {
         "name": name,

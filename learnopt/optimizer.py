@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from learnopt import artifact, intake, memory, rule, stop_head
+from learnopt import artifact, inner_step, intake, memory, rule, stop_head
+from learnopt.inner_step import MOMENTS, Work
 from learnopt.layout import Layout
-from learnopt.rule import Decision
 
-MOMENTS = ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq")
 _GRADIENT_LIMIT = 1e15
 """Larger gradients are cut to this: sums of their squares would overflow float32."""
 _STOP_MEMORY = 0.1
@@ -117,53 +116,25 @@ class LearnedOptimizer(Optimizer):
         if largest > _GRADIENT_LIMIT:
             grads = [g.clamp(-_GRADIENT_LIMIT, _GRADIENT_LIMIT) for g in grads]
         grads = [-g if group["maximize"] else g for g, (_, group) in zip(grads, active, strict=True)]
-        self._advance(active, grads, told, run, dtype)
+        self._advance(active, grads, told)
         return returned
 
-    def _advance(
-        self, active: list[tuple[Tensor, dict[str, Any]]], grads: list[Tensor], loss: Tensor | None,
-        run: memory.Run, dtype: torch.dtype,
-    ) -> None:  # fmt: skip
-        tensors = [p for p, _ in active]
-        device = tensors[0].device
-        self._remember(tensors)
-        params = [intake.plain(p, dtype)[None] for p in tensors]
-        layout = Layout.of([p.shape[1:] for p in params])
-        moments = tuple(tuple(self.state[p][name].to(dtype)[None] for p in tensors) for name in MOMENTS)
-        state = memory.read_state(torch.stack([self.state[p]["memory"] for p in tensors])[None], moments, run, dtype)
-        w = self._weights(device, dtype)
-        horizon = torch.tensor(float(self.param_groups[0]["total_steps"] or 0), device=device, dtype=dtype)
-        told = None if loss is None else loss.to(dtype)
-        decision, state = rule.decide(w, layout, state, told, horizon)
-        decision = self._scaled(decision, [g for _, g in active], layout)
-        new, state = rule.move(w, layout, params, [g[None] for g in grads], state, decision)
-        for k, p in enumerate(tensors):
-            intake.write(p, new[k][0])
-            for name, values in zip(MOMENTS, (state.fast, state.slow, state.square), strict=True):
-                self.state[p][name].copy_(values[k][0])
-        for p, row in zip(tensors, memory.write_memory(state, decision)[0].unbind(0), strict=True):
-            self.state[p]["memory"].copy_(row)
-        stop, seen = self._stop(decision, run)
-        self._keep_run(
-            memory.write_run(memory.Run(state.history, state.step, run.skipped, decision.schedule[0], stop, seen))
-        )
+    def _advance(self, active: list[tuple[Tensor, dict[str, Any]]], grads: list[Tensor], loss: Tensor | None) -> None:
+        params = [p for p, _ in active]
+        device = params[0].device
+        self._remember(params)
+        work = Work(
+            params, [self.state[p] for p in params], [group for _, group in active], grads, loss, self._run(device),
+            float(self.param_groups[0]["total_steps"] or 0),
+        )  # fmt: skip
+        packed, columns = inner_step.advance(work, self._meta["theta"], self._weights(device, grads[0].dtype))
+        run = memory.read_run(packed)
+        stop, seen = self._stop(columns.float(), run)
+        self._keep_run(memory.write_run(run._replace(stop=stop, seen=seen)))
 
-    def _scaled(self, decision: Decision, groups: list[dict[str, Any]], layout: Layout) -> Decision:
-        """The decision with the groups' `lr` and `weight_decay` worked in."""
-        like = decision.step_size
-        lr = intake.numbers([g["lr"] for g in groups], like)
-        step_size = like * lr
-        own = [g["weight_decay"] is not None for g in groups]
-        decay = decision.decay * lr
-        if any(own):
-            given = like.new_tensor([float(g["weight_decay"] or 0.0) for g in groups])
-            decay = torch.where(torch.tensor(own, device=like.device), (step_size * given).clamp(max=1.0), decay)
-        return decision._replace(step_size=step_size, decay=decay.clamp(max=1.0))
-
-    def _stop(self, decision: Decision, run: memory.Run) -> tuple[Tensor, Tensor]:
+    def _stop(self, columns: Tensor, run: memory.Run) -> tuple[Tensor, Tensor]:
         if self._meta["stop"] is None:
             return run.stop, run.seen
-        columns = decision.columns.float()
         weights = {k: v.to(columns.device) for k, v in self._meta["stop"].items()}
         now = torch.sigmoid(stop_head.logit(weights, columns))[0]
         seen = run.seen + 1

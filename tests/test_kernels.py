@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from toy import ToyTask
 
-from learnopt import rule
+from learnopt import LearnedOptimizer, inner_step, rule
 from learnopt.kernels import in_place, library
 from learnopt.layout import Layout
 from learnopt.unroll import Problem, Telling, unroll
@@ -86,6 +86,78 @@ def test_unroll_in_one_go_equals_two_windows_and_the_torch_path() -> None:
     torch.testing.assert_close(whole.losses, slow.losses, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(whole.valid, slow.valid, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(whole.columns, slow.columns, rtol=1e-2, atol=1e-4)
+
+
+class Wide(nn.Module):
+    """Two layers, a tied shape, a scalar, and a parameter that is not contiguous where asked."""
+
+    def __init__(self, contiguous: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.second, self.scale = nn.Linear(6, 6), nn.Linear(6, 6), nn.Parameter(torch.tensor(1.5))
+        if not contiguous:
+            self.first.weight = nn.Parameter(self.first.weight.detach().mT.contiguous().mT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x))) * self.scale
+
+
+def train(model: Wide, steps: int = 12) -> tuple[list[Tensor], LearnedOptimizer]:
+    groups = [
+        {"params": model.first.parameters(), "lr": 0.5},
+        {"params": model.second.parameters(), "weight_decay": 0.1},
+        {"params": [model.scale]},
+    ]
+    optimizer = LearnedOptimizer(groups, total_steps=steps)
+    x = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
+    for t in range(steps):
+        optimizer.zero_grad()
+        loss = (model(x) - x.roll(1, 1)).square().mean()
+        loss.backward()
+        if t == 4:
+            model.second.bias.grad = None
+        optimizer.step(loss=loss if t % 3 else None)
+    return [p.detach() for p in model.parameters()], optimizer
+
+
+@needs_compiler
+def test_optimizer_with_the_kernel_equals_the_one_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    real = inner_step.by_kernel
+    monkeypatch.setattr(inner_step, "by_kernel", lambda *a: taken.append(1) or real(*a))
+    fast, a = train(Wide())
+    assert len(taken) == 12
+    monkeypatch.setattr(inner_step.in_place, "available", lambda tensors: False)
+    slow, b = train(Wide())
+    assert len(taken) == 12
+    for x, y in zip(fast, slow, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5)
+    for i, j in zip(a.explain(), b.explain(), strict=True):
+        assert i.pop("shape") == j.pop("shape")
+        assert i == pytest.approx(j, rel=1e-3, abs=1e-6)
+    assert a.schedule == pytest.approx(b.schedule, rel=1e-3)
+    assert a.stop_probability == pytest.approx(b.stop_probability, rel=1e-3)
+
+
+@needs_compiler
+def test_parameters_that_are_not_contiguous_take_the_torch_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = train(Wide())
+    monkeypatch.setattr(inner_step, "by_kernel", None)
+    odd, _ = train(Wide(contiguous=False))
+    for x, y in zip(whole, odd, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5)
+
+
+@needs_compiler
+def test_autograd_notices_that_a_step_changed_its_tensors() -> None:
+    model = Wide()
+    optimizer = LearnedOptimizer(model.parameters())
+    x = torch.ones(2, 6)
+    loss = model(x).square().mean()
+    loss.backward(retain_graph=True)
+    optimizer.step(loss=loss)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_without_a_compiler_there_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,10 @@ def load() -> ctypes.CDLL | None:
     path = build(_folder()) if _writable(_folder()) else None
     if path is None:
         return None
-    library = ctypes.CDLL(str(path))
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:  # a damaged file in the cache, or a mount that forbids execution
+        return None
     library.begin_step.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float]
     library.begin_step.restype = None
     library.end_step.argtypes = [ctypes.c_void_p]

@@ -1,0 +1,107 @@
+"""One step of `LearnedOptimizer`'s parameters: by the compiled kernel where it fits, by torch everywhere else."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from learnopt import intake, memory, rule
+from learnopt.kernels import in_place
+from learnopt.layout import Layout
+from learnopt.rule import Decision
+
+MOMENTS = ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq")
+"""Names of the rule's moments in the state of a parameter."""
+
+
+class Work(NamedTuple):
+    """What a step is made of; parameters and their states are changed in place."""
+
+    params: list[Tensor]
+    states: list[dict[str, Tensor]]  # per parameter: moments and packed memory
+    groups: list[dict[str, Any]]  # per parameter: its group's options
+    grads: list[Tensor]  # finite, dense, real, of the working precision
+    loss: Tensor | None  # (1,)
+    run: Tensor  # (RUN_SIZE,)
+    horizon: float
+
+
+def advance(work: Work, theta: Tensor, unpacked: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Take the step; returns the new packed run and the `GLOBAL` columns, `(1, len(GLOBAL))`.
+
+    Args:
+        theta: meta-weights, `(SIZE,)` float32 on the CPU.
+        unpacked: the same by name, on the device and in the precision of the gradients.
+    """
+    run, columns = by_kernel(work, theta) if _fits(work) else by_torch(work, unpacked)
+    return run, columns
+
+
+def _fits(work: Work) -> bool:
+    moments = [state[name] for state in work.states for name in MOMENTS]
+    tensors = [*work.params, *moments]
+    simple = all(
+        t.layout == torch.strided and t.is_contiguous() and not t.is_neg() and type(t) in (Tensor, torch.nn.Parameter)
+        for t in tensors
+    )
+    return simple and in_place.available([*tensors, *work.grads])
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # pointers mean nothing to a tracer
+def by_kernel(work: Work, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """The step in place, one pass over memory per tensor and orthogonalisation."""
+    layout = Layout.of([p.shape for p in work.params])
+    run = work.run.clone()[None]
+    fast, slow, square = ([state[name] for state in work.states] for name in MOMENTS)
+    net = in_place.InPlaceNet(
+        theta, layout, [state["memory"] for state in work.states], run, [p.detach() for p in work.params],
+        in_place.Moments(fast, slow, square), _options(work.groups),
+    )  # fmt: skip
+    net.step(work.grads, None if work.loss is None else work.loss.float(), work.horizon)
+    torch.autograd.graph.increment_version(work.params)  # so that autograd notices, as after any in-place change
+    return run[0], net.columns
+
+
+def _options(groups: list[dict[str, Any]]) -> in_place.Options:
+    decay = [math.nan if g["weight_decay"] is None else float(g["weight_decay"]) for g in groups]
+    return in_place.Options(torch.tensor([float(g["lr"]) for g in groups]), torch.tensor(decay))
+
+
+def by_torch(work: Work, w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The step through `rule`, for every device and precision."""
+    like = work.grads[0]
+    dtype = like.dtype
+    params = [intake.plain(p, dtype)[None] for p in work.params]
+    layout = Layout.of([p.shape[1:] for p in params])
+    moments = tuple(tuple(state[name].to(dtype)[None] for state in work.states) for name in MOMENTS)
+    before = memory.read_run(work.run)
+    memories = torch.stack([state["memory"] for state in work.states])[None]
+    state = memory.read_state(memories, moments, before, dtype)
+    told = None if work.loss is None else work.loss.to(dtype)
+    decision, state = rule.decide(w, layout, state, told, like.new_tensor(work.horizon))
+    decision = _scaled(decision, work.groups)
+    new, state = rule.move(w, layout, params, [g[None] for g in work.grads], state, decision)
+    packed = memory.write_memory(state, decision)[0].unbind(0)
+    for k, (p, kept) in enumerate(zip(work.params, work.states, strict=True)):
+        intake.write(p, new[k][0])
+        for name, values in zip(MOMENTS, (state.fast, state.slow, state.square), strict=True):
+            kept[name].copy_(values[k][0])
+        kept["memory"].copy_(packed[k])
+    run = before._replace(history=state.history, step=state.step, schedule=decision.schedule[0])
+    return memory.write_run(run), decision.columns
+
+
+def _scaled(decision: Decision, groups: list[dict[str, Any]]) -> Decision:
+    """The decision with the groups' `lr` and `weight_decay` worked in."""
+    like = decision.step_size
+    lr = intake.numbers([g["lr"] for g in groups], like)
+    step_size = like * lr
+    own = [g["weight_decay"] is not None for g in groups]
+    decay = decision.decay * lr
+    if any(own):
+        given = like.new_tensor([float(g["weight_decay"] or 0.0) for g in groups])
+        decay = torch.where(torch.tensor(own, device=like.device), (step_size * given).clamp(max=1.0), decay)
+    return decision._replace(step_size=step_size, decay=decay.clamp(max=1.0))
