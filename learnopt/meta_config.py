@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from learnopt import rule
 from learnopt.estimators import ESTIMATORS
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -26,6 +27,9 @@ class MetaTrainConfig(BaseModel):
     estimator: str = "es"
     pairs: int = Field(16, ge=1, description="antithetic pairs per episode")
     sigma: float = Field(0.05, gt=0, description="standard deviation of the perturbations of theta")
+    frozen: tuple[str, ...] = Field(
+        (), description="parts of theta (names of rule.SHAPES) that stay as they are: fewer directions, less noise"
+    )
     window: int = Field(50, ge=1, description="steps per meta-step of the estimators that truncate")
     meta_lr: float = Field(0.02, gt=0, description="learning rate of the meta-Adam")
     meta_lr_final: Share = Field(0.1, description="share of it that is left at the end (cosine)")
@@ -48,6 +52,20 @@ class MetaTrainConfig(BaseModel):
     def _known(cls, value: str) -> str:
         if value not in ESTIMATORS:
             raise ValueError(f"unknown estimator {value!r}; choose from {', '.join(sorted(ESTIMATORS))}")
+        return value
+
+    @field_validator("frozen", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @field_validator("frozen")
+    @classmethod
+    def _parts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in value if name not in rule.SHAPES]:
+            raise ValueError(f"unknown part {unknown[0]!r}; choose from {', '.join(rule.SHAPES)}")
+        if len(set(value)) == len(rule.SHAPES):
+            raise ValueError("nothing is left to learn")
         return value
 
     @model_validator(mode="after")

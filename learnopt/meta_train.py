@@ -31,7 +31,7 @@ def make_estimator(config: MetaTrainConfig) -> Estimator:
     """The estimator that the settings name."""
     kind = ESTIMATORS[config.estimator]
     extra = {"window": config.window} if kind.keeps_state else {}
-    return kind(config.pairs, config.sigma, **extra)
+    return kind(config.pairs, config.sigma, config.frozen, **extra)
 
 
 @dataclass

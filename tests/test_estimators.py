@@ -12,7 +12,7 @@ from torch import Tensor
 from toy import ToyTask
 
 from learnopt import objective, rule
-from learnopt.estimators import AntitheticES, Episode, Estimate, NoiseReuseES, noise
+from learnopt.estimators import ESTIMATORS, AntitheticES, Episode, Estimate, Estimator, NoiseReuseES, noise
 from learnopt.estimators import es as es_module
 from learnopt.task import seed_of
 from learnopt.unroll import Problem, Telling, Trajectory, unroll
@@ -69,6 +69,17 @@ def test_gradient_is_the_mean_of_differences_times_noise() -> None:
     estimates = [Estimate(s, torch.tensor([1.0, -0.5, 2.0]), 0.0, 0) for s in (4, 5)]
     slow = sum(d * noise(e.seed, 3, 10)[i] for e in estimates for i, d in enumerate([1.0, -0.5, 2.0])) / 6
     torch.testing.assert_close(es.gradient(10, estimates), slow)
+
+
+@pytest.mark.parametrize("kind", list(ESTIMATORS.values()), ids=lambda k: k.name)
+def test_frozen_parts_are_neither_perturbed_nor_moved(kind: type[Estimator]) -> None:
+    estimator = kind(3, 0.1, ["lstm_in", "mlp_bias"])
+    moved = rule.unpack((estimator.perturbed(THETA, 5) - THETA).abs().amax(0))
+    gradient = rule.unpack(estimator.gradient(rule.SIZE, [Estimate(4, torch.ones(3), 0.0, 0)]))
+    for name in rule.SHAPES:
+        frozen = name in estimator.frozen
+        assert bool((moved[name] == 0).all()) == frozen, name
+        assert bool((gradient[name] == 0).all()) == frozen, name
 
 
 def test_noise_is_a_function_of_the_seed() -> None:

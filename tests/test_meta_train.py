@@ -152,6 +152,8 @@ def test_episodes_are_drawn_as_configured() -> None:
         ({"speed": 3}, r"speed = 3.*settings: suite"),
         ({"sigma": "wide"}, r"sigma = 'wide'"),
         ({"steps_min": 300, "steps_max": 200}, r"steps_min 300 is above steps_max 200"),
+        ({"frozen": ["lstm"]}, r"unknown part 'lstm'; choose from global_in"),
+        ({"frozen": list(rule.SHAPES)}, r"nothing is left to learn"),
         ({"horizon_unknown": 1.5}, r"horizon_unknown = 1.5"),
     ],
 )

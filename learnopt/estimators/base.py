@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from learnopt import rule
 from learnopt.task import Task, seed_of
 from learnopt.unroll import Telling
 
@@ -43,14 +45,15 @@ class Estimator(ABC):
     Args:
         pairs: antithetic pairs per episode, `M`.
         sigma: standard deviation of the perturbation, in units of theta.
+        frozen: parts of theta, by their names in `rule.SHAPES`, that are neither perturbed nor moved.
     """
 
     name: ClassVar[str]
     keeps_state: ClassVar[bool] = False
     """True when an episode goes on over several meta-steps; its `carry` is then part of the checkpoint."""
 
-    def __init__(self, pairs: int, sigma: float) -> None:
-        self.pairs, self.sigma = pairs, sigma
+    def __init__(self, pairs: int, sigma: float, frozen: Sequence[str] = ()) -> None:
+        self.pairs, self.sigma, self.frozen = pairs, sigma, tuple(frozen)
 
     @abstractmethod
     def estimate(self, theta: Tensor, episode: Episode, carry: dict[str, Any] | None) -> Estimate:
@@ -61,12 +64,19 @@ class Estimator(ABC):
         total = torch.zeros(size)
         for e in estimates:
             total += e.differences @ noise(e.seed, self.pairs, size) / self.pairs
-        return total / max(len(estimates), 1)
+        return self._free(total / max(len(estimates), 1))
 
     def perturbed(self, theta: Tensor, seed: int) -> Tensor:
         """`(2M, SIZE)`: theta plus, then theta minus, each noise vector."""
-        eps = self.sigma * noise(seed, self.pairs, theta.numel())
+        eps = self._free(self.sigma * noise(seed, self.pairs, theta.numel()))
         return torch.cat([theta + eps, theta - eps])
+
+    def _free(self, values: Tensor) -> Tensor:
+        """`(..., SIZE)` with zeros at the frozen parts."""
+        if not self.frozen:
+            return values
+        free = [torch.full((a * b,), float(name not in self.frozen)) for name, (a, b) in rule.SHAPES.items()]
+        return values * torch.cat(free)
 
 
 def noise(seed: int, pairs: int, size: int) -> Tensor:

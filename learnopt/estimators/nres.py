@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -25,8 +26,8 @@ class NoiseReuseES(Estimator):
     name = "nres"
     keeps_state = True
 
-    def __init__(self, pairs: int, sigma: float, window: int = 50) -> None:
-        super().__init__(pairs, sigma)
+    def __init__(self, pairs: int, sigma: float, frozen: Sequence[str] = (), window: int = 50) -> None:
+        super().__init__(pairs, sigma, frozen)
         if window < 1:
             raise ValueError(f"window must be at least 1 step, got {window}")
         self.window = window
