@@ -11,34 +11,49 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-VERSION = 2
+VERSION = 3
 """Raised whenever a column changes its meaning; an artifact of another version is refused."""
 
 GLOBAL = (
     "loss_log_slope", "loss_log_drop", "loss_log_rebound", "loss_slope", "loss_rebound", "loss_noise", "loss_known",
     "progress", "progress_squared", "log_step", "log_horizon", "horizon_known",
-    "mean_snr_fast", "mean_cos_gradient_fast", "mean_cos_gradient_slow", "mean_gradient_decline", "mean_elasticity",
+    "mean_snr_fast", "mean_cos_gradient_fast", "mean_cos_gradient_slow", "mean_radial", "mean_gradient_decline",
+    "mean_elasticity",
 )  # fmt: skip
 """Columns per run; the `mean_` ones are over the tensors."""
 
 TENSOR = (
-    "snr_fast", "snr_slow", "cos_gradient_fast", "cos_gradient_slow", "cos_fast_slow", "gradient_trend",
+    "snr_fast", "snr_slow", "cos_gradient_fast", "cos_gradient_slow", "cos_fast_slow", "gradient_trend", "radial",
     "growth", "init_scale", "gradient_decline", "elasticity", "log_size", "is_matrix", "is_convolution", "log_aspect",
 )  # fmt: skip
-"""Columns per parameter tensor. A gradient is compared with the momentum from before it: near 1 where batches agree on
-the way, 0 where they are noise, below 0 where the steps overshoot. Elasticity is the relative change of the loss for a
-relative change of the weights, to first order: what a step relative to the weights must be measured against (the Polyak
-step asks the same question)."""
+"""Columns per parameter tensor.
 
-SUMMARISED = ("snr_fast", "cos_gradient_fast", "cos_gradient_slow", "gradient_decline", "elasticity")
+The cosines compare a gradient with the momentum from before it: near 1 where batches agree on the way, 0 where they are
+noise, below 0 where the steps overshoot. `radial` is the cosine between momentum and weights: below 0 where the loss
+wants the tensor to grow, 0 where its scale does not matter and decay costs nothing. `elasticity` is the relative change
+of the loss for a relative change of the weights, to first order: what a relative step must be measured against (the
+Polyak step asks the same question).
+"""
+
+SUMMARISED = ("snr_fast", "cos_gradient_fast", "cos_gradient_slow", "radial", "gradient_decline", "elasticity")
 
 PARAMETER = ("gradient", "fast", "slow", "gradient_fast", "fast_slow", "weight")
 """Columns per parameter."""
 
-STATISTICS = ("r_gradient", "r_fast", "r_slow", "gradient_fast", "gradient_slow", "fast_slow", "weight", "variance")
+STATISTICS = (
+    "r_gradient",
+    "r_fast",
+    "r_slow",
+    "gradient_fast",
+    "gradient_slow",
+    "fast_slow",
+    "fast_weight",
+    "weight",
+    "variance",
+)
 """Means per tensor, gathered by one step and read by the next, so that a step is one pass over memory."""
 
-SMOOTHED = 6
+SMOOTHED = 7
 """The first so many statistics are averaged over about 1/SMOOTHING steps: of one batch they are mostly noise."""
 SMOOTHING = 0.1
 
@@ -154,7 +169,7 @@ def tensor_columns(
         sizes: numbers of parameters, `(tensors,)`.
         history: after `observe` of this step's loss.
     """
-    r0, r1, r2, c01, c02, c12, weight, variance = statistics.unbind(-1)
+    r0, r1, r2, c01, c02, c12, c1w, weight, variance = statistics.unbind(-1)
     weight = weight.sqrt()
     positive = ((history.number > 0) & (history.best > 0)).to(r0.dtype)[:, None]
     loss = torch.maximum(history.fast, loss_floor(history))[:, None]
@@ -167,6 +182,7 @@ def tensor_columns(
         started * (c02 - (1 - BETA_SLOW) * r0) / (r0 * r2 + 1e-12).sqrt(),
         started * c12 / (r1 * r2 + 1e-12).sqrt(),
         started * (r0 + 1e-4).log() / 4,
+        started * c1w / (r1 + 1e-12).sqrt(),
         ((weight + 0.01 * unit) / (rms0 + 0.03 * unit)).log().clamp(-3, 3),
         (rms0 / unit + 0.03).log().clamp(-4, 4) / 2,
         started * ((variance + _TINY) / (peak + _TINY)).clamp_min(1e-9).log() / 8,

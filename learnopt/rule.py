@@ -219,11 +219,13 @@ def advance(
         direction = torch.lerp(direction, whole, decision.gate[:, one])
     new = param * (1 - decay) - step_size * direction
     if isinstance(k, int):
-        products = x[:, :3] @ x[:, :3].mT / x.shape[-1]
-        means = [products[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))]
+        products = x[:, :3] @ x[:, [0, 1, 2, 5]].mT / x.shape[-1]
+        means = [products[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2), (1, 3))]
         statistics = torch.stack([*means, new.square().mean(-1), square.mean(-1)], -1)
     else:
-        statistics = torch.stack([a0 * a0, a1 * a1, a2 * a2, x[:, 3], a0 * a2, x[:, 4], new * new, square], -1)
+        statistics = torch.stack(
+            [a0 * a0, a1 * a1, a2 * a2, x[:, 3], a0 * a2, x[:, 4], a1 * relative, new * new, square], -1
+        )
     return Move(new.view(size), fast.view(size), slow.view(size), square.view(size), statistics)
 
 

@@ -65,22 +65,23 @@ static void observe(const Net *net, int64_t r, float loss)
 static void tensor_columns(const Net *net, int64_t r, int64_t k, float *t)
 {
     const float *m = net->memory[k] + r * MEMORY, *s = m + AT_STATISTICS, *h = net->run + r * RUN;
-    float r0 = s[0], r1 = s[1], r2 = s[2], c01 = s[3], c02 = s[4], c12 = s[5];
+    float r0 = s[0], r1 = s[1], r2 = s[2], c01 = s[3], c02 = s[4], c12 = s[5], c1w = s[6];
     float unit = m[AT_UNIT], rms0 = m[AT_RMS0];
-    float started = r0 > 0.0f, weight = sqrtf(s[6]), loss = larger(h[0], 1e-4f * fabsf(h[2]) + TINY);
+    float started = r0 > 0.0f, weight = sqrtf(s[7]), loss = larger(h[0], 1e-4f * fabsf(h[2]) + TINY);
     float positive = h[5] > 0.0f && h[3] > 0.0f;
-    float change = logf((float)net->size[k] * (weight + unit)) + logf(s[7] + TINY) / 2.0f - logf(loss);
+    float change = logf((float)net->size[k] * (weight + unit)) + logf(s[8] + TINY) / 2.0f - logf(loss);
     t[0] = started * logf(r1 + 1e-4f) / 4.0f;
     t[1] = started * logf(r2 + 1e-4f) / 4.0f;
     t[2] = started * (c01 - (1.0f - BETA_FAST) * r0) / sqrtf(r0 * r1 + 1e-12f);
     t[3] = started * (c02 - (1.0f - BETA_SLOW) * r0) / sqrtf(r0 * r2 + 1e-12f);
     t[4] = started * c12 / sqrtf(r1 * r2 + 1e-12f);
     t[5] = started * logf(r0 + 1e-4f) / 4.0f;
-    t[6] = clamp(logf((weight + 0.01f * unit) / (rms0 + 0.03f * unit)), -3.0f, 3.0f);
-    t[7] = clamp(logf(rms0 / unit + 0.03f), -4.0f, 4.0f) / 2.0f;
-    t[8] = started * logf(larger((s[7] + TINY) / (m[AT_PEAK] + TINY), 1e-9f)) / 8.0f;
-    t[9] = started * positive * clamp(change, -9.0f, 9.0f) / 4.0f;
-    memcpy(t + 10, net->shape_columns + 4 * k, 4 * sizeof(float));
+    t[6] = started * c1w / sqrtf(r1 + 1e-12f);
+    t[7] = clamp(logf((weight + 0.01f * unit) / (rms0 + 0.03f * unit)), -3.0f, 3.0f);
+    t[8] = clamp(logf(rms0 / unit + 0.03f), -4.0f, 4.0f) / 2.0f;
+    t[9] = started * logf(larger((s[8] + TINY) / (m[AT_PEAK] + TINY), 1e-9f)) / 8.0f;
+    t[10] = started * positive * clamp(change, -9.0f, 9.0f) / 4.0f;
+    memcpy(t + 11, net->shape_columns + 4 * k, 4 * sizeof(float));
 }
 
 /* features.global_columns */
@@ -139,7 +140,7 @@ static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t
     add_product(hidden, theta + o[TENSOR_OUT], HIDDEN, OUT, out);
     add_product(x, theta + o[TENSOR_SKIP], GLOBAL + TENSOR, OUT, out);
 
-    float is_matrix = (float)net->is_matrix[k], unit = m[AT_UNIT], rms = sqrtf(m[AT_STATISTICS + 6]);
+    float is_matrix = (float)net->is_matrix[k], unit = m[AT_UNIT], rms = sqrtf(m[AT_STATISTICS + 7]);
     float reach = (rms < 1e3f * unit ? rms : 1e3f * unit) + unit, given = net->weight_decay[k];
     float length = net->lr[k] * STEP * reach * schedule * expf(clamp(2.0f * out[0], -7.0f, 7.0f));
     float learned = clamp(DECAY * schedule * expf(3.0f * clamp(out[4], -3.0f, 2.0f)), 0.0f, 0.5f) * is_matrix;
@@ -166,7 +167,7 @@ static void decide(const Net *net, const float *loss, float horizon)
         const float *theta = net->theta + r * net->theta_stride;
         const int64_t *o = net->offset;
         float summary[SUMMARISED] = {0}, x[GLOBAL + TENSOR], context[CONTEXT], *g = net->columns + r * GLOBAL;
-        static const int summarised[SUMMARISED] = {0, 2, 3, 8, 9};
+        static const int summarised[SUMMARISED] = {0, 2, 3, 6, 9, 10};
         if (loss)
             observe(net, r, loss[r]);
         for (int64_t k = 0; k < n; k++) {
@@ -239,8 +240,8 @@ static void advance(int64_t size, const float *theta, const int64_t *o, const fl
     float v0 = theta[o[MLP_OUT_BIAS]], v1 = theta[o[MLP_OUT_BIAS] + 1];
     float keep = 1.0f - m[AT_DECAY], length = m[AT_STEP_SIZE], gate = m[AT_GATE];
     float m0 = m[AT_MIXTURE], m1 = m[AT_MIXTURE + 1], m2 = m[AT_MIXTURE + 2];
-    float relative = 1.0f / (sqrtf(m[AT_STATISTICS + 6]) + 0.03f * m[AT_UNIT] + TINIEST);
-    float s00 = 0, s11 = 0, s22 = 0, s01 = 0, s02 = 0, s12 = 0, weight = 0, variance = 0;
+    float relative = 1.0f / (sqrtf(m[AT_STATISTICS + 7]) + 0.03f * m[AT_UNIT] + TINIEST);
+    float s00 = 0, s11 = 0, s22 = 0, s01 = 0, s02 = 0, s12 = 0, s1w = 0, weight = 0, variance = 0;
     for (int64_t i = 0; i < size; i++) {
         float scale = 1.0f / sqrtf(square[i] + TINIEST);
         float a0 = clamp(finite_or_zero(grad[i]) * scale, -4.0f, 4.0f), a1 = fast[i] * scale, a2 = slow[i] * scale;
@@ -266,10 +267,11 @@ static void advance(int64_t size, const float *theta, const int64_t *o, const fl
         s01 += x[3];
         s02 += a0 * a2;
         s12 += x[4];
+        s1w += a1 * x[5];
         weight += moved * moved;
         variance += square[i];
     }
-    float sums[STATISTICS] = {s00, s11, s22, s01, s02, s12, weight, variance};
+    float sums[STATISTICS] = {s00, s11, s22, s01, s02, s12, s1w, weight, variance};
     for (int i = 0; i < STATISTICS; i++)
         now[i] = sums[i] / (float)size;
 }
@@ -288,7 +290,7 @@ void end_step(const Net *net)
                     net->whole[k] ? net->whole[k] + r * size : 0, net->param[k] + r * size, now);
             for (int i = 0; i < STATISTICS; i++)
                 s[i] = i < SMOOTHED ? lerp(s[i], now[i], rate) : now[i];
-            m[AT_PEAK] = larger(m[AT_PEAK], s[7]);
+            m[AT_PEAK] = larger(m[AT_PEAK], s[8]);
         }
     }
 }
