@@ -94,7 +94,7 @@ class CoordinateFamily(TaskFamily):
 
     def _network(self, rng: np.random.Generator, inputs: int, outputs: int) -> tuple[str, Callable[[], nn.Module]]:
         width, depth = log_integer(rng, 12, 40), int(rng.integers(1, 4))
-        kind = pick(rng, ["siren", "siren", "fourier-net", "fourier-net", "coordinate-mlp"])
+        kind = pick(rng, ["siren", "siren", "siren", "fourier-net", "fourier-net", "coordinate-mlp"])
         if kind == "siren":
             return kind, partial(siren, inputs, width, depth, outputs, log_uniform(rng, 2, 30))
         if kind == "fourier-net":

@@ -43,7 +43,7 @@ def _meta_train_families() -> list[tuple[TaskFamily, float]]:
         (AutoencodingFamily(), 0.09),
         (TextFamily(), 0.09),
         (GrammarFamily(), 0.06),
-        (CoordinateFamily(), 0.1),
+        (CoordinateFamily(), 0.13),
         (NodeFamily(), 0.06),
         (GraphFamily(), 0.02),
         (FactorisationFamily(), 0.05),
