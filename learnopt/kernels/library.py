@@ -39,8 +39,14 @@ def constants() -> dict[str, float]:
     }  # fmt: skip
 
 
+def _standard(names: tuple[str, ...]) -> str:
+    pairs = (features.STANDARD.get(name, (0.0, 1.0)) for name in names)
+    return "{" + ",".join(f"{{{centre!r}f,{spread!r}f}}" for centre, spread in pairs) + "}"
+
+
 def _command(compiler: str) -> list[str]:
     values = [f"-D{k}={v}" if isinstance(v, int) else f"-D{k}={v!r}f" for k, v in constants().items()]
+    values += [f"-D{k}_STANDARD={_standard(v)}" for k, v in (("GLOBAL", features.GLOBAL), ("TENSOR", features.TENSOR))]
     return [compiler, *FLAGS, *values]
 
 

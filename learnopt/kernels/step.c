@@ -2,7 +2,7 @@
  *
  * Sizes (GLOBAL, TENSOR, SUMMARISED, STATISTICS, SMOOTHED, HIDDEN, CONTEXT, WIDTH), constants and the places of fields
  * in packed memories (AT_..., MEMORY) and runs (RUN_..., RUN) are given by the compiler's command line, from the Python
- * modules that own them. Arrays are row-major; N runs, n tensors.
+ * modules that own them; so are the columns' centres and spreads. Arrays are row-major; N runs, n tensors.
  */
 #include <float.h>
 #include <math.h>
@@ -38,6 +38,8 @@ typedef struct {
     const float **grad;         /* (N, size); NULL for none */
 } Net;
 
+static const float global_standard[GLOBAL][2] = GLOBAL_STANDARD, tensor_standard[TENSOR][2] = TENSOR_STANDARD;
+
 static inline float clamp(float x, float low, float high) { return x < low ? low : (x > high ? high : x); }
 static inline float larger(float a, float b) { return a > b ? a : b; }
 static inline float finite_or_zero(float x) { return fabsf(x) <= FLT_MAX ? x : 0.0f; }
@@ -61,6 +63,13 @@ static void observe(const Net *net, int64_t r, float loss)
     f[5] = count;
 }
 
+/* features._standardised */
+static void standardise(float *x, const float (*standard)[2], const float *known, int n)
+{
+    for (int i = 0; i < n; i++)
+        x[i] = known[i] * clamp((x[i] - standard[i][0]) / standard[i][1], -4.0f, 4.0f);
+}
+
 /* features.tensor_columns of one tensor */
 static void tensor_columns(const Net *net, int64_t r, int64_t k, float *t)
 {
@@ -70,18 +79,21 @@ static void tensor_columns(const Net *net, int64_t r, int64_t k, float *t)
     float started = r0 > 0.0f, weight = sqrtf(s[7]), loss = larger(h[0], 1e-4f * fabsf(h[2]) + TINY);
     float positive = h[5] > 0.0f && h[3] > 0.0f;
     float change = logf((float)net->size[k] * (weight + unit)) + logf(s[8] + TINY) / 2.0f - logf(loss);
-    t[0] = started * logf(r1 + 1e-4f) / 4.0f;
-    t[1] = started * logf(r2 + 1e-4f) / 4.0f;
-    t[2] = started * (c01 - (1.0f - BETA_FAST) * r0) / sqrtf(r0 * r1 + 1e-12f);
-    t[3] = started * (c02 - (1.0f - BETA_SLOW) * r0) / sqrtf(r0 * r2 + 1e-12f);
-    t[4] = started * c12 / sqrtf(r1 * r2 + 1e-12f);
-    t[5] = started * logf(r0 + 1e-4f) / 4.0f;
-    t[6] = started * c1w / sqrtf(r1 + 1e-12f);
+    t[0] = logf(r1 + 1e-4f) / 4.0f;
+    t[1] = logf(r2 + 1e-4f) / 4.0f;
+    t[2] = (c01 - (1.0f - BETA_FAST) * r0) / sqrtf(r0 * r1 + 1e-12f);
+    t[3] = (c02 - (1.0f - BETA_SLOW) * r0) / sqrtf(r0 * r2 + 1e-12f);
+    t[4] = c12 / sqrtf(r1 * r2 + 1e-12f);
+    t[5] = logf(r0 + 1e-4f) / 4.0f;
+    t[6] = c1w / sqrtf(r1 + 1e-12f);
     t[7] = clamp(logf((weight + 0.01f * unit) / (rms0 + 0.03f * unit)), -3.0f, 3.0f);
     t[8] = clamp(logf(rms0 / unit + 0.03f), -4.0f, 4.0f) / 2.0f;
-    t[9] = started * logf(larger((s[8] + TINY) / (m[AT_PEAK] + TINY), 1e-9f)) / 8.0f;
-    t[10] = started * positive * clamp(change, -9.0f, 9.0f) / 4.0f;
+    t[9] = logf(larger((s[8] + TINY) / (m[AT_PEAK] + TINY), 1e-9f)) / 8.0f;
+    t[10] = clamp(change, -9.0f, 9.0f) / 4.0f;
     memcpy(t + 11, net->shape_columns + 4 * k, 4 * sizeof(float));
+    float both = started * positive;
+    float known[TENSOR] = {started, started, started, started, started, started, started, 1, 1, started, both, 1, 1, 1, 1};
+    standardise(t, tensor_standard, known, TENSOR);
 }
 
 /* features.global_columns */
@@ -92,18 +104,20 @@ static void global_columns(const Net *net, int64_t r, float horizon, const float
     float known = h[5] > 0.0f, positive = known * (best > 0.0f), floor = 1e-4f * fabsf(first) + TINY;
     float span = fabsf(first - best) + noise + TINY, told = horizon > 0.0f, step = h[RUN_STEP];
     float progress = told * clamp((step + 1.0f) / larger(horizon, 1.0f), 0.0f, 1.0f);
-    g[0] = positive * clamp(log_ratio(fast, slow, floor), -3.0f, 3.0f);
-    g[1] = positive * clamp(log_ratio(fast, first, floor), -9.0f, 3.0f) / 3.0f;
-    g[2] = positive * clamp(log_ratio(fast, best, floor), -3.0f, 3.0f);
-    g[3] = known * clamp((fast - slow) / span, -1.0f, 1.0f);
-    g[4] = known * clamp((fast - best) / span, 0.0f, 2.0f);
-    g[5] = known * clamp(noise / span, 0.0f, 1.0f);
+    g[0] = clamp(log_ratio(fast, slow, floor), -3.0f, 3.0f);
+    g[1] = clamp(log_ratio(fast, first, floor), -9.0f, 3.0f) / 3.0f;
+    g[2] = clamp(log_ratio(fast, best, floor), -3.0f, 3.0f);
+    g[3] = clamp((fast - slow) / span, -1.0f, 1.0f);
+    g[4] = clamp((fast - best) / span, 0.0f, 2.0f);
+    g[5] = clamp(noise / span, 0.0f, 1.0f);
     g[6] = known;
     g[7] = progress;
     g[8] = progress * progress;
     g[9] = logf(step + 1.0f) / 8.0f;
-    g[10] = told * logf(larger(horizon, 1.0f)) / 8.0f;
+    g[10] = logf(larger(horizon, 1.0f)) / 8.0f;
     g[11] = told;
+    float seen[12] = {positive, positive, positive, known, known, known, 1, told, told, 1, told, 1};
+    standardise(g, global_standard, seen, 12);
     memcpy(g + 12, summary, SUMMARISED * sizeof(float));
 }
 
