@@ -45,8 +45,8 @@ STANDARD: dict[str, tuple[float, float]] = {
     "radial": (-0.2, 0.3), "growth": (0.5, 1.0), "init_scale": (-0.4, 0.8), "gradient_decline": (-0.15, 0.15),
     "elasticity": (0.2, 0.7), "log_size": (0.5, 0.25), "log_aspect": (0.0, 0.25),
 }  # fmt: skip
-"""Centre and spread of the columns that are neither flags nor means, rounded, over 96 runs of `meta_train`: meta-weights
-are perturbed by one sigma, so that a column of small spread would hardly be heard."""
+"""Centre and spread of the columns that are neither flags nor means, rounded, over 96 runs of `meta_train`. All
+meta-weights are perturbed by the same sigma: a column of small spread would hardly be heard."""
 
 SUMMARISED = ("snr_fast", "cos_gradient_fast", "cos_gradient_slow", "radial", "gradient_decline", "elasticity")
 
