@@ -16,7 +16,7 @@ from learnopt.checkpoint import Checkpoint
 from learnopt.meta_config import MetaTrainConfig
 from learnopt.provenance import commit
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS, LAST = "weights.safetensors", "last.safetensors"
 
 
 def with_stop_head(source: artifact.Artifact, path: Path, stop: dict[str, Tensor], found: dict[str, Any]) -> Path:
@@ -27,12 +27,18 @@ def with_stop_head(source: artifact.Artifact, path: Path, stop: dict[str, Tensor
 
 
 def weights(out: Path, state: Checkpoint, config: MetaTrainConfig, command: str) -> None:
-    """Write the best theta so far, by the validation suite, with a card that says how it was made."""
+    """Write the best theta so far by the validation suite, and the last, with cards that say how they were made.
+
+    Both are means over meta-steps. The last one is what a further phase goes on from.
+    """
     fields: dict[str, Any] = {
         "name": out.name, "suite": config.suite, "valid_suite": config.valid_suite, "command": command,
         "config": config.model_dump(), "seeds": [config.seed], "commit": commit(),
-        "date": datetime.now(UTC).date().isoformat(), "meta_steps": state.meta_step, "kept_meta_step": state.best_step,
-        "valid_score": state.best_score, "inner_steps": state.inner_steps,
+        "date": datetime.now(UTC).date().isoformat(), "meta_steps": state.meta_step, "inner_steps": state.inner_steps,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__},
     }  # fmt: skip
-    artifact.save(out / WEIGHTS, state.best_theta, None, fields)
+    best = {"kept_meta_step": state.best_step, "valid_score": state.best_score}
+    artifact.save(out / WEIGHTS, state.best_theta, None, fields | best)
+    artifact.save(
+        out / LAST, state.average, None, fields | {"name": f"{out.name} (last)", "kept_meta_step": state.meta_step}
+    )

@@ -164,7 +164,9 @@ def decide(
     rms = state.statistics[..., features.STATISTICS.index("weight")].sqrt()
     reach = torch.minimum(rms, 1e3 * state.unit) + state.unit  # bounded: a run that blows up does so slowly
     step_size = STEP * reach * schedule[:, None] * torch.exp((2 * out[..., 0]).clamp(-7, 7))
-    decay = (DECAY * schedule[:, None] * torch.exp(3 * out[..., 4].clamp(-3, 2))).clamp(0, 0.5) * is_matrix
+    # no decay below the scale of the initialisation: a sine network's frequencies, for one, are not to be forgotten
+    grown = (1 - (state.rms0 / (rms + _TINY)) ** 2).clamp_min(0)
+    decay = (DECAY * schedule[:, None] * torch.exp(3 * out[..., 4].clamp(-3, 2))).clamp(0, 0.5) * is_matrix * grown
     mixture = torch.softmax(out[..., 1:4] + out.new_tensor([0.0, 1.5, 0.0]), -1)
     gate = torch.sigmoid(out[..., 5]) * is_matrix
     told = hidden @ w["mlp_context"] + w["mlp_bias"]

@@ -157,7 +157,8 @@ static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t
     float is_matrix = (float)net->is_matrix[k], unit = m[AT_UNIT], rms = sqrtf(m[AT_STATISTICS + 7]);
     float reach = (rms < 1e3f * unit ? rms : 1e3f * unit) + unit, given = net->weight_decay[k];
     float length = net->lr[k] * STEP * reach * schedule * expf(clamp(2.0f * out[0], -7.0f, 7.0f));
-    float learned = clamp(DECAY * schedule * expf(3.0f * clamp(out[4], -3.0f, 2.0f)), 0.0f, 0.5f) * is_matrix;
+    float shrunk = m[AT_RMS0] / (rms + TINIEST), grown = larger(1.0f - shrunk * shrunk, 0.0f);
+    float learned = clamp(DECAY * schedule * expf(3.0f * clamp(out[4], -3.0f, 2.0f)), 0.0f, 0.5f) * is_matrix * grown;
     m[AT_STEP_SIZE] = length;
     m[AT_DECAY] = clamp(given == given ? length * given : learned * net->lr[k], 0.0f, 1.0f);
     m[AT_GATE] = sigmoid(out[5]) * is_matrix;
