@@ -49,7 +49,7 @@ def save_checkpoint(folder: Path, state: Checkpoint, config: MetaTrainConfig) ->
     """Write the checkpoint atomically; it holds tensors and plain values only, no code."""
     plain = {k: v for k, v in _fields(state).items() if k != "carries"}
     plain["carries"] = [None if c is None else {**c, "runs": _plain(c["runs"])} for c in state.carries]
-    plain["config"] = json.dumps(config.model_dump())
+    plain["config"] = json.dumps(config.model_dump(mode="json"))
     plain["features_version"] = VERSION
     buffer = io.BytesIO()
     torch.save(plain, buffer)
@@ -80,7 +80,7 @@ def load_checkpoint(folder: Path, config: MetaTrainConfig) -> Checkpoint | None:
         ) from error
     if version != VERSION:
         raise ValueError(f"{path} was made with features version {version}, this is version {VERSION}")
-    now = config.model_dump()
+    now = config.model_dump(mode="json")
     changed = [k for k in now if k != "checkpoint_minutes" and saved.get(k) != now[k]]
     if changed:
         what = ", ".join(f"{k} {saved.get(k)!r} -> {now[k]!r}" for k in changed)

@@ -33,7 +33,7 @@ def weights(out: Path, state: Checkpoint, config: MetaTrainConfig, command: str)
     """
     fields: dict[str, Any] = {
         "name": out.name, "suite": config.suite, "valid_suite": config.valid_suite, "command": command,
-        "config": config.model_dump(), "seeds": [config.seed], "commit": commit(),
+        "config": config.model_dump(mode="json"), "seeds": [config.seed], "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(), "meta_steps": state.meta_step, "inner_steps": state.inner_steps,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__},
     }  # fmt: skip

@@ -15,7 +15,7 @@ from learnopt.workers import Pool
 def config(estimator: str, meta_steps: int) -> MetaTrainConfig:
     return MetaTrainConfig(
         estimator=estimator, meta_steps=meta_steps, episodes=2, pairs=2, window=6, steps_min=8, steps_max=16,
-        valid_every=3, valid_steps=8, checkpoint_minutes=0, seed=5,
+        valid_every=3, valid_steps=8, checkpoint_minutes=0, seed=5, frozen=("mlp_bias",),
     )  # fmt: skip
 
 
