@@ -26,7 +26,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files(written: Path) -> None:
-    assert sorted(path.name for path in written.iterdir()) == sorted([*PICTURES, "compare.json", "report.md", "runs"])
+    assert sorted(path.name for path in written.iterdir()) == sorted(
+        [*PICTURES, ".lock", "compare.json", "report.md", "runs"]
+    )
     for name in PICTURES:
         height, width, _ = image.imread(written / name).shape
         assert min(height, width) > 200

@@ -77,6 +77,7 @@ class SlowRule:
         self.t, self.horizon = 0, horizon
         scales = [self.rms(p) * p.shape[1] ** 0.5 for p in self.p if p.dim() == 2]
         network = math.exp(sum(math.log(s) for s in scales) / len(scales))
+        self.start = [self.rms(p) for p in self.p]
         self.unit = [self.rms(p) if p.dim() == 2 else network / 10**0.5 for p in self.p]
 
     @staticmethod
@@ -99,6 +100,7 @@ class SlowRule:
                 momentum = weights[0] * g + weights[1] * fast + weights[2] * slow
                 o = rule.orthogonalise(momentum[None])[0] * max(g.shape) ** 0.5
                 u, decay = 0.5 * u + 0.5 * o, 0.003 * schedule
+                decay *= max(0.0, 1 - (self.start[k] / self.rms(self.p[k])) ** 2)
             self.p[k] = self.p[k] * (1 - decay) - step * u
         self.t += 1
 
@@ -167,6 +169,22 @@ def test_trajectory_does_not_depend_on_units(weight_scale: float, loss_scale: fl
     torch.testing.assert_close(scaled, losses, rtol=tolerance, atol=1e-6)
     for a, b in zip(scaled_weights, weights, strict=True):
         torch.testing.assert_close(a, b, rtol=10 * tolerance, atol=tolerance)
+
+
+def test_decay_stops_at_the_scale_of_the_initialisation() -> None:
+    params, _ = draw([(4, 4)], 1)
+    layout, w = Layout.of([(4, 4)]), rule.unpack(random_theta())
+    state = rule.init_state(layout, params)
+
+    def decay(growth: float) -> float:
+        statistics = state.statistics.clone()
+        statistics[..., features.STATISTICS.index("weight")] *= growth**2
+        grown = state._replace(statistics=statistics)
+        decision, _ = rule.decide(w, layout, grown, None, torch.tensor(0.0))
+        return float(decision.decay)
+
+    assert decay(0.5) == decay(1.0) == 0
+    assert 0 < decay(1.5)
 
 
 def test_untold_horizon_and_withheld_loss_still_train() -> None:

@@ -52,4 +52,5 @@ def test_recorder_runs_beyond_the_horizon() -> None:
     assert r.columns.shape == (39, 2, len(features.GLOBAL))
     assert r.valid.shape == (39, 2)
     assert (r.best <= r.valid).all()
-    assert r.columns[-1, 0, features.GLOBAL.index("progress")] == 1
+    centre, spread = features.STANDARD["progress"]
+    assert float(r.columns[-1, 0, features.GLOBAL.index("progress")]) == pytest.approx((1 - centre) / spread)
