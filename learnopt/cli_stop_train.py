@@ -76,5 +76,5 @@ def _table(outcomes: list[Outcome], chosen: Outcome) -> Table:
         table.add_column(name, justify="right")
     for o in [*outcomes, chosen]:
         mark = " *" if o is chosen else ""
-        table.add_row(f"{o.threshold:.3f}{mark}", f"{o.excess:.2%}", f"{o.compute:.1%}", f"{o.stopped:.1%}")
+        table.add_row(f"{o.threshold:.5g}{mark}", f"{o.excess:.2%}", f"{o.compute:.1%}", f"{o.stopped:.1%}")
     return table
