@@ -108,8 +108,7 @@ def outcome(weights: dict[str, Tensor], recordings: list[Recording], threshold: 
 
 
 def calibrate(weights: dict[str, Tensor], recordings: list[Recording], most_excess: float = 0.005) -> Outcome:
-    """The lowest threshold whose mean excess on these recordings is at most `most_excess`; 1, which never stops, if none
-    is good enough."""
+    """The lowest threshold whose mean excess on these recordings is at most `most_excess`; 1 if none: never stop."""
     grid = [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 0.99999]
     outcomes = [outcome(weights, recordings, t) for t in grid]
     good = [o for o in outcomes if o.excess <= most_excess]
