@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from learnopt import rule
+from learnopt import meta_network
 from learnopt.kernels import library
 from learnopt.provenance import commit
 from learnopt.task import Batch, Task
@@ -153,7 +153,7 @@ def by_hand(task: Synthetic, forward: Forward, runs: int, steps: int) -> int:
 
 def unrolled(task: Synthetic, runs: int, steps: int) -> int:
     problem = Problem(task, list(range(runs)))
-    thetas = rule.initial_theta(torch.Generator().manual_seed(0)).expand(runs, -1)
+    thetas = meta_network.initial_theta(torch.Generator().manual_seed(0)).expand(runs, -1)
     unroll(problem, thetas, problem.begin(), 0, steps, Telling(steps))
     return runs * steps
 

@@ -16,7 +16,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from learnopt import features, rule, stop_head
+from learnopt import features, meta_network, stop_head
 from learnopt.atomic import write_bytes
 
 FORMAT = 1
@@ -35,7 +35,7 @@ class Artifact:
     """Loaded meta-weights.
 
     Attributes:
-        theta: the rule's meta-weights, `(rule.SIZE,)`.
+        theta: the rule's meta-weights, `(meta_network.SIZE,)`.
         stop: the stop head's weights by name, or None where it has not been learned.
         card: how they were made.
         path: where they came from.
@@ -63,14 +63,15 @@ def save(path: Path, theta: Tensor, stop: dict[str, Tensor] | None, fields: dict
     Args:
         fields: further entries of the card: suite, command, config, seeds, commit, date, versions.
     """
-    tensors = {f"rule.{k}": v[0].contiguous() for k, v in rule.unpack(theta).items()}
+    tensors = {f"rule.{k}": v[0].contiguous() for k, v in meta_network.unpack(theta).items()}
     tensors |= {f"stop.{k}": v.contiguous() for k, v in (stop or {}).items()}
     data = tensors_to_bytes(tensors)
     card = {
         "format": FORMAT,
         "features_version": features.VERSION,
         "architecture": {
-            "hidden": rule.HIDDEN, "context": rule.CONTEXT, "width": rule.WIDTH, "meta_parameters": rule.SIZE,
+            "hidden": meta_network.HIDDEN, "context": meta_network.CONTEXT, "width": meta_network.WIDTH,
+            "meta_parameters": meta_network.SIZE,
         },
         **fields,
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -129,11 +130,11 @@ def _load(path: Path, modified: int, size: int) -> Artifact:
     except SafetensorError as error:
         raise ArtifactError(f"{path} is not a safetensors file: {error}") from error
     stop = {f"stop.{k}": s for k, s in stop_head.SHAPES.items()}
-    expected = {f"rule.{k}": s for k, s in rule.SHAPES.items()}
+    expected = {f"rule.{k}": s for k, s in meta_network.SHAPES.items()}
     if any(k.startswith("stop.") for k in tensors):
         expected |= stop
     _check(path, tensors, expected)
-    theta = torch.cat([tensors[f"rule.{k}"].flatten() for k in rule.SHAPES])
+    theta = torch.cat([tensors[f"rule.{k}"].flatten() for k in meta_network.SHAPES])
     head = {k: tensors[f"stop.{k}"] for k in stop_head.SHAPES} if "stop.in" in tensors else None
     return Artifact(theta, head, card, path)
 

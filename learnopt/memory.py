@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learnopt import features, rule
+from learnopt import features, meta_network
 from learnopt.features import LossHistory
 from learnopt.rule import Decision, RuleState
 
-_S, _H = len(features.STATISTICS), rule.HIDDEN
+_S, _H = len(features.STATISTICS), meta_network.HIDDEN
 _PARTS = {
     "hidden": _H, "cell": _H, "statistics": _S, "rms0": 1, "unit": 1, "peak": 1, "age": 1,
     "step_size": 1, "decay": 1, "gate": 1, "mixture": 3,

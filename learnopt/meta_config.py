@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from learnopt import rule
+from learnopt import meta_network
 from learnopt.estimators import ESTIMATORS
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -27,8 +27,12 @@ class MetaTrainConfig(BaseModel):
     estimator: str = "es"
     pairs: int = Field(16, ge=1, description="antithetic pairs per episode")
     sigma: float = Field(0.05, gt=0, description="standard deviation of the perturbations of theta")
+    sigma_outputs: float = Field(
+        0.2, gt=0, description="spread of the noise on the meta-network's outputs (estimator nodes)"
+    )
     frozen: tuple[str, ...] = Field(
-        (), description="parts of theta (names of rule.SHAPES) that stay as they are: fewer directions, less noise"
+        (),
+        description="parts of theta (names of meta_network.SHAPES) that stay as they are",
     )
     window: int = Field(50, ge=1, description="steps per meta-step of the estimators that truncate")
     meta_lr: float = Field(0.02, gt=0, description="learning rate of the meta-Adam")
@@ -62,9 +66,9 @@ class MetaTrainConfig(BaseModel):
     @field_validator("frozen")
     @classmethod
     def _parts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [name for name in value if name not in rule.SHAPES]:
-            raise ValueError(f"unknown part {unknown[0]!r}; choose from {', '.join(rule.SHAPES)}")
-        if len(set(value)) == len(rule.SHAPES):
+        if unknown := [name for name in value if name not in meta_network.SHAPES]:
+            raise ValueError(f"unknown part {unknown[0]!r}; choose from {', '.join(meta_network.SHAPES)}")
+        if len(set(value)) == len(meta_network.SHAPES):
             raise ValueError("nothing is left to learn")
         return value
 

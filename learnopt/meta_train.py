@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learnopt import artifact, rule
+from learnopt import artifact, meta_network
 from learnopt.checkpoint import Checkpoint, MetaLog, load_checkpoint, save_checkpoint
 from learnopt.episodes import EpisodeSpec, TaskSource, draw
 from learnopt.estimators import ESTIMATORS, Estimate, Estimator
@@ -30,8 +30,8 @@ Listener = Callable[[dict[str, Any]], None]
 def make_estimator(config: MetaTrainConfig) -> Estimator:
     """The estimator that the settings name."""
     kind = ESTIMATORS[config.estimator]
-    extra = {"window": config.window} if kind.keeps_state else {}
-    return kind(config.pairs, config.sigma, config.frozen, **extra)
+    own = {name: getattr(config, name) for name in kind.settings}
+    return kind(config.pairs, config.sigma, config.frozen, **own)
 
 
 @dataclass
@@ -60,7 +60,7 @@ class MetaTrainer:
     def _start(self) -> Tensor:
         if self.config.start_from is not None:
             return artifact.load(self.config.start_from).theta.clone()
-        return rule.initial_theta(torch.Generator().manual_seed(seed_of("theta", self.config.seed) % 2**63))
+        return meta_network.initial_theta(torch.Generator().manual_seed(seed_of("theta", self.config.seed) % 2**63))
 
     def run(self) -> Checkpoint:
         """Go on until the last meta-step; saves on the way, at the end and when interrupted."""

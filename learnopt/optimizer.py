@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from learnopt import artifact, inner_step, intake, memory, rule, stop_head
+from learnopt import artifact, inner_step, intake, memory, meta_network, stop_head
 from learnopt.inner_step import MOMENTS, Work
 from learnopt.layout import Layout
 
@@ -182,7 +182,7 @@ class LearnedOptimizer(Optimizer):
 
     def _weights(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         if (device, dtype) not in self._unpacked:
-            self._unpacked[device, dtype] = rule.unpack(self._meta["theta"].to(device, dtype))
+            self._unpacked[device, dtype] = meta_network.unpack(self._meta["theta"].to(device, dtype))
         return self._unpacked[device, dtype]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

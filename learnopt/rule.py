@@ -18,23 +18,7 @@ from torch import Tensor
 from learnopt import features
 from learnopt.features import BETA_FAST, BETA_SLOW, BETA_SQUARE, LossHistory
 from learnopt.layout import Layout, TensorShape
-
-HIDDEN, CONTEXT, WIDTH = 8, 8, 4
-"""Units of the per-tensor LSTM, of the global layer and of the per-parameter MLP."""
-
-_G, _T, _P = len(features.GLOBAL), len(features.TENSOR), len(features.PARAMETER)
-_OUT = 6  # log step, three mixture logits, decay, gate
-
-SHAPES: dict[str, tuple[int, int]] = {
-    "global_in": (_G, CONTEXT), "global_bias": (1, CONTEXT), "global_out": (CONTEXT, 1), "global_skip": (_G, 1),
-    "lstm_in": (_G + _T, 4 * HIDDEN), "lstm_hidden": (HIDDEN, 4 * HIDDEN), "lstm_bias": (1, 4 * HIDDEN),
-    "tensor_out": (HIDDEN, _OUT), "tensor_skip": (_G + _T, _OUT), "tensor_bias": (1, _OUT),
-    "mlp_in": (_P, WIDTH), "mlp_context": (HIDDEN, WIDTH), "mlp_bias": (1, WIDTH),
-    "mlp_out": (WIDTH, 2), "mlp_out_bias": (1, 2),
-}  # fmt: skip
-"""Meta-weights by name, in their order inside a flat theta."""
-
-SIZE = sum(a * b for a, b in SHAPES.values())
+from learnopt.meta_network import HIDDEN, schedule_logit, tensor_outputs
 
 STEP = 0.01
 """Base step as a share of (rms of the weights + their unit)."""
@@ -69,33 +53,13 @@ class Decision(NamedTuple):
 
     schedule: Tensor  # (N,): multiplier of every step size, warm-up and decay included
     columns: Tensor  # (N, len(GLOBAL)): what it saw of the run
+    tensor_columns: Tensor  # (N, n, len(TENSOR)): what it saw of each tensor
     step_size: Tensor  # (N, n): learning rate per tensor, in units of weight
     decay: Tensor  # (N, n): share of each tensor that decays
     mixture: Tensor  # (N, n, 3): weights of gradient, fast and slow momentum
     gate: Tensor  # (N, n): share of the orthogonalised direction; 0 for vectors and scalars
     context: Tensor  # (N, n, WIDTH): what the per-parameter MLP is told about its tensor
     blend: Tensor  # (n, 3): weights of the new gradient in the three moments
-
-
-def initial_theta(generator: torch.Generator) -> Tensor:
-    """Random input weights and zero output weights, shape `(SIZE,)`: exactly the hand-designed rule."""
-    parts = []
-    for name, (a, b) in SHAPES.items():
-        drawn = name in ("global_in", "lstm_in", "lstm_hidden", "mlp_in", "mlp_context")
-        w = torch.randn(a, b, generator=generator) / a**0.5 if drawn else torch.zeros(a, b)
-        if name == "lstm_bias":
-            w[0, HIDDEN : 2 * HIDDEN] = 1.0  # forget gate open
-        parts.append(w.flatten())
-    return torch.cat(parts)
-
-
-def unpack(theta: Tensor) -> dict[str, Tensor]:
-    """Named meta-weights, each `(N, a, b)`, from a flat theta of shape `(SIZE,)` or `(N, SIZE)`."""
-    if theta.shape[-1] != SIZE:
-        raise ValueError(f"theta has {theta.shape[-1]} meta-weights, this rule has {SIZE}")
-    rows = theta.reshape(-1, SIZE)
-    parts = torch.split(rows, [a * b for a, b in SHAPES.values()], -1)
-    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(SHAPES.items(), parts, strict=True)}
 
 
 def init_state(layout: Layout, params: list[Tensor]) -> RuleState:
@@ -131,14 +95,16 @@ def base_schedule(step: Tensor, horizon: Tensor) -> Tensor:
 
 
 def decide(
-    w: dict[str, Tensor], layout: Layout, state: RuleState, loss: Tensor | None, horizon: Tensor
-) -> tuple[Decision, RuleState]:
+    w: dict[str, Tensor], layout: Layout, state: RuleState, loss: Tensor | None, horizon: Tensor,
+    nudge: Tensor | None = None,
+) -> tuple[Decision, RuleState]:  # fmt: skip
     """The global and the per-tensor level: everything small, nothing of the size of the parameters.
 
     Args:
         w: from `unpack`.
         loss: batch losses before the step, `(N,)`, or None when withheld.
         horizon: told number of steps, shape `()`; 0 when unknown.
+        nudge: added to the raw outputs per tensor, `(N, n, len(OUTPUTS))`; None for nothing.
 
     Returns:
         The decision, and the state with its small parts advanced.
@@ -148,17 +114,9 @@ def decide(
     t = features.tensor_columns(state.statistics, state.rms0, state.unit, state.peak, columns, sizes, history)
     summary = features.summary(t, sizes)
     g = features.global_columns(history, state.step, horizon, summary)
-    row = g[:, None]  # (N, 1, G)
-    context = torch.tanh(row @ w["global_in"] + w["global_bias"])
-    logit = (context @ w["global_out"] + row @ w["global_skip"])[:, 0, 0]
-    schedule = base_schedule(state.step, horizon) * torch.exp(2 * logit.clamp(-3, 3))
-
-    x = torch.cat([g[:, None].expand(-1, t.shape[1], -1), t], -1)
-    gates = x @ w["lstm_in"] + state.hidden @ w["lstm_hidden"] + w["lstm_bias"]
-    i, f, o, c = torch.split(gates, HIDDEN, -1)
-    cell = torch.sigmoid(f) * state.cell + torch.sigmoid(i) * torch.tanh(c)
-    hidden = torch.sigmoid(o) * torch.tanh(cell)
-    out = hidden @ w["tensor_out"] + x @ w["tensor_skip"] + w["tensor_bias"]
+    schedule = base_schedule(state.step, horizon) * torch.exp(2 * schedule_logit(w, g).clamp(-3, 3))
+    out, hidden, cell = tensor_outputs(w, g, t, state.hidden, state.cell)
+    out = out if nudge is None else out + nudge
 
     is_matrix = layout.is_matrix.to(g.device)
     rms = state.statistics[..., features.STATISTICS.index("weight")].sqrt()
@@ -172,7 +130,7 @@ def decide(
     told = hidden @ w["mlp_context"] + w["mlp_bias"]
     age = state.age + 1
     blend = torch.stack([(1 - b) / (1 - b**age) for b in (BETA_FAST, BETA_SLOW, BETA_SQUARE)], -1)
-    decision = Decision(schedule, g, step_size, decay, mixture, gate, told, blend)
+    decision = Decision(schedule, g, t, step_size, decay, mixture, gate, told, blend)
     return decision, state._replace(hidden=hidden, cell=cell, history=history, age=age, step=state.step + 1)
 
 
@@ -277,9 +235,9 @@ def move(
 
 def apply(
     w: dict[str, Tensor], layout: Layout, params: list[Tensor], grads: list[Tensor], state: RuleState,
-    loss: Tensor | None, horizon: Tensor,
+    loss: Tensor | None, horizon: Tensor, nudge: Tensor | None = None,
 ) -> tuple[list[Tensor], RuleState, Decision]:  # fmt: skip
     """One step of all runs: `decide`, then `move`. Pure; arguments as there."""
-    decision, state = decide(w, layout, state, loss, horizon)
+    decision, state = decide(w, layout, state, loss, horizon, nudge)
     params, state = move(w, layout, params, grads, state, decision)
     return params, state, decision

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from learnopt import rule
+from learnopt import meta_network, rule
 from learnopt.kernels import in_place
 from learnopt.layout import Layout
 from learnopt.task import Batch, Task, seed_of
@@ -29,6 +29,7 @@ class Trajectory(NamedTuple):
     valid: Tensor  # (V, N): validation loss after the steps in `valid_steps`
     valid_steps: tuple[int, ...]
     columns: Tensor  # (K, N, len(GLOBAL)): what the rule saw of the run
+    tensor_columns: Tensor | None = None  # (K, N, n, len(TENSOR)): what it saw of the tensors, when recorded
 
 
 class Telling(NamedTuple):
@@ -122,15 +123,17 @@ class _TorchRuns:
     """Runs advanced by `rule.apply`: the slow truth, any device, and the only way to keep the graph to theta."""
 
     def __init__(self, theta: Tensor, layout: Layout, runs: Runs, differentiable: bool) -> None:
-        self._w, self._layout, self._differentiable = rule.unpack(theta), layout, differentiable
+        self._w, self._layout, self._differentiable = meta_network.unpack(theta), layout, differentiable
         self.params = [self._leaf(p) for p in runs.params]
         self._state = runs.state
-        self.columns = torch.zeros(0)
+        self.columns = self.tensor_columns = torch.zeros(0)
 
     def _leaf(self, p: Tensor) -> Tensor:
         return p if self._differentiable and p.requires_grad else p.detach().requires_grad_()
 
-    def step(self, grads: Sequence[Tensor | None], loss: Tensor | None, horizon: float) -> None:
+    def step(
+        self, grads: Sequence[Tensor | None], loss: Tensor | None, horizon: float, nudge: Tensor | None = None
+    ) -> None:
         with torch.set_grad_enabled(self._differentiable):
             clean = [
                 torch.zeros_like(p) if g is None else g.nan_to_num(0.0, 0.0, 0.0)
@@ -138,9 +141,10 @@ class _TorchRuns:
             ]
             told = torch.tensor(horizon, device=self.params[0].device)
             params, self._state, decision = rule.apply(
-                self._w, self._layout, self.params, clean, self._state, loss, told
+                self._w, self._layout, self.params, clean, self._state, loss, told, nudge
             )
-        self.params, self.columns = [self._leaf(p) for p in params], decision.columns.detach()
+        self.params = [self._leaf(p) for p in params]
+        self.columns, self.tensor_columns = decision.columns.detach(), decision.tensor_columns.detach()
 
     def state(self) -> rule.RuleState:
         return self._state
@@ -149,6 +153,7 @@ class _TorchRuns:
 def unroll(
     problem: Problem, theta: Tensor, runs: Runs, start: int, stop: int, telling: Telling,
     *, valid_at: tuple[int, ...] = (), differentiable: bool = False, compiled: bool | None = None,
+    nudges: Tensor | None = None, record: bool = False,
 ) -> tuple[Runs, Trajectory]:  # fmt: skip
     """Take steps `start` to `stop` (exclusive) of all runs with the rule of `theta`.
 
@@ -158,11 +163,14 @@ def unroll(
         differentiable: keep the graph from theta to the losses (memory grows with the number of steps).
         compiled: use the compiled kernel; None: where it is available and no graph is wanted.
 
+        nudges: added to the raw outputs per tensor, `(K, N, n, len(OUTPUTS))`; None for nothing.
+        record: keep what the rule saw of the tensors.
+
     Randomness inside the model (dropout) is seeded from the problem's seeds and the step.
     """
     if compiled is None:
         compiled = not differentiable and in_place.available(runs.params)
-    losses, columns, valid = [], [], []
+    losses, columns, seen, valid = [], [], [], []
     moving: _TorchRuns | in_place.InPlaceRuns
     if compiled:
         moving = in_place.InPlaceRuns(theta, problem.layout, runs.params, runs.state)
@@ -173,14 +181,18 @@ def unroll(
             torch.manual_seed(seed_of("inner", problem.seeds[0], t))
             loss = problem.losses(moving.params, problem.batch(t))
             grads = torch.autograd.grad(loss.sum(), moving.params, create_graph=differentiable, allow_unused=True)
-            moving.step(grads, loss if telling.loss else None, float(telling.horizon))
+            nudge = None if nudges is None else nudges[t - start]
+            moving.step(grads, loss if telling.loss else None, float(telling.horizon), nudge)
             losses.append(loss if differentiable else loss.detach())
             columns.append(moving.columns.clone())
+            if record:
+                seen.append(moving.tensor_columns.clone())
             if t + 1 in valid_at:
                 valid.append(problem.valid_losses(moving.params))
     params = moving.params if differentiable else [p.detach() for p in moving.params]
     trajectory = Trajectory(
         torch.stack(losses), torch.stack(valid) if valid else torch.zeros(0, problem.n),
         tuple(v for v in valid_at if start < v <= stop), torch.stack(columns),
+        torch.stack(seen) if record else None,
     )  # fmt: skip
     return Runs(params, moving.state()), trajectory

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from learnopt import LearnedOptimizer, artifact, rule, stop_head
+from learnopt import LearnedOptimizer, artifact, meta_network, stop_head
 
 
 def busy_weights(folder: Path) -> str:
     """Meta-weights with every output and a stop head at work, so that the tests do not depend on what ships."""
     g = torch.Generator().manual_seed(1)
-    theta = rule.initial_theta(g) + 0.15 * torch.randn(rule.SIZE, generator=g)
+    theta = meta_network.initial_theta(g) + 0.15 * torch.randn(meta_network.SIZE, generator=g)
     head = {k: torch.randn(s, generator=g) for k, s in stop_head.SHAPES.items()}
     return str(artifact.save(folder / "busy.safetensors", theta, head, {"name": "busy"}))
 

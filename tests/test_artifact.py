@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
 
-from learnopt import artifact, atomic, rule, stop_head
+from learnopt import artifact, atomic, meta_network, stop_head
 
-THETA = rule.initial_theta(torch.Generator().manual_seed(4))
+THETA = meta_network.initial_theta(torch.Generator().manual_seed(4))
 STOP = stop_head.initial_weights(torch.Generator().manual_seed(4))
 
 

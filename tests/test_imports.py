@@ -13,6 +13,7 @@ RUNTIME = {
     "atomic",
     "features",
     "layout",
+    "meta_network",
     "rule",
     "stop_head",
     "artifact",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from toy import ToyTask
 
-from learnopt import LearnedOptimizer, inner_step, rule
+from learnopt import LearnedOptimizer, inner_step, meta_network, rule
 from learnopt.kernels import in_place, library
 from learnopt.layout import Layout
 from learnopt.unroll import Problem, Telling, unroll
@@ -22,7 +22,7 @@ SHAPES: list[tuple[int, ...]] = [(5, 4), (5,), (3, 5, 2, 2), (3,), (), (1, 6), (
 
 def thetas(n: int) -> Tensor:
     g = torch.Generator().manual_seed(1)
-    return rule.initial_theta(g) + 0.15 * torch.randn(n, rule.SIZE, generator=g)
+    return meta_network.initial_theta(g) + 0.15 * torch.randn(n, meta_network.SIZE, generator=g)
 
 
 @needs_compiler
@@ -32,7 +32,7 @@ def thetas(n: int) -> Tensor:
 def test_kernel_equals_rule(horizon: float, withheld: bool, shared: bool) -> None:
     n, g = 3, torch.Generator().manual_seed(0)
     theta = thetas(1)[0] if shared else thetas(n)
-    layout, w = Layout.of(SHAPES), rule.unpack(theta)
+    layout, w = Layout.of(SHAPES), meta_network.unpack(theta)
     scale = torch.tensor([0.0, *[0.3] * (len(SHAPES) - 1)])  # one tensor starts at zero
     params = [s * torch.randn(n, *shape, generator=g) for s, shape in zip(scale, SHAPES, strict=True)]
     state = rule.init_state(layout, params)
@@ -48,9 +48,11 @@ def test_kernel_equals_rule(horizon: float, withheld: bool, shared: bool) -> Non
             loss[1] = float("nan")
         clean = [torch.zeros(n, *s) if x is None else x.nan_to_num(0.0) for x, s in zip(grads, SHAPES, strict=True)]
         told = None if withheld else loss
-        params, state, decision = rule.apply(w, layout, params, clean, state, told, torch.tensor(horizon))
-        fast.step(grads, told, horizon)
+        nudge = None if withheld else 0.3 * torch.randn(n, len(SHAPES), len(meta_network.OUTPUTS), generator=g)
+        params, state, decision = rule.apply(w, layout, params, clean, state, told, torch.tensor(horizon), nudge)
+        fast.step(grads, told, horizon, nudge)
         torch.testing.assert_close(fast.columns, decision.columns, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(fast.tensor_columns, decision.tensor_columns, rtol=2e-3, atol=2e-4)
     for a, b in zip(fast.params, params, strict=True):
         torch.testing.assert_close(a.detach(), b, rtol=2e-3, atol=2e-5)
     now = fast.state()

@@ -14,7 +14,7 @@ import torch
 from meta_train_toy import config
 from toy import ToySource
 
-from learnopt import artifact, export, features, rule
+from learnopt import artifact, export, features, meta_network
 from learnopt.checkpoint import FILE, load_checkpoint, read_log
 from learnopt.episodes import draw
 from learnopt.meta_config import MetaTrainConfig, parse_config, read_config
@@ -85,7 +85,7 @@ def test_interrupt_saves_and_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_stop_head_recordings_come_from_the_pool() -> None:
-    recorder = Recorder(rule.initial_theta(torch.Generator().manual_seed(0)), runs=2)
+    recorder = Recorder(meta_network.initial_theta(torch.Generator().manual_seed(0)), runs=2)
     specs = [draw(config("es", 1), "stop", i) for i in range(2)]
     with Pool(ToySource(), 1) as pool:
         train = [f.result() for f in pool.record(recorder, specs)]
@@ -153,7 +153,7 @@ def test_episodes_are_drawn_as_configured() -> None:
         ({"sigma": "wide"}, r"sigma = 'wide'"),
         ({"steps_min": 300, "steps_max": 200}, r"steps_min 300 is above steps_max 200"),
         ({"frozen": ["lstm"]}, r"unknown part 'lstm'; choose from global_in"),
-        ({"frozen": list(rule.SHAPES)}, r"nothing is left to learn"),
+        ({"frozen": list(meta_network.SHAPES)}, r"nothing is left to learn"),
         ({"horizon_unknown": 1.5}, r"horizon_unknown = 1.5"),
     ],
 )

@@ -12,7 +12,7 @@ from optimizer_toy import assert_same, busy_weights, loss_of, network, snapshot,
 from torch import Tensor, nn
 from toy import ToyTask
 
-from learnopt import LearnedOptimizer, artifact, rule, stop_head
+from learnopt import LearnedOptimizer, artifact, meta_network, stop_head
 from learnopt.unroll import Problem, Telling, unroll
 
 
@@ -221,7 +221,7 @@ def test_groups_have_their_own_rate_and_decay(weights: str) -> None:
 def test_stopping(bias: float, threshold: float, losses: bool, expected: bool, tmp_path: Path) -> None:
     head = stop_head.initial_weights(torch.Generator().manual_seed(0))
     head["out_bias"] = torch.full_like(head["out_bias"], bias)
-    theta = rule.initial_theta(torch.Generator().manual_seed(0))
+    theta = meta_network.initial_theta(torch.Generator().manual_seed(0))
     path = artifact.save(tmp_path / "w.safetensors", theta, head, {"stop_threshold": threshold})
     model = network()
     optimizer = LearnedOptimizer(model.parameters(), weights=path)

@@ -13,7 +13,7 @@ import torch
 from optimizer_toy import assert_same, busy_weights, loss_of, network, snapshot, train, values
 from torch import nn
 
-from learnopt import LearnedOptimizer, artifact, rule
+from learnopt import LearnedOptimizer, artifact, meta_network
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_recurrent_state_stays_float32(weights: str) -> None:
 
 
 def test_other_meta_weights_are_refused(weights: str, tmp_path: Path) -> None:
-    theta = rule.initial_theta(torch.Generator().manual_seed(77))
+    theta = meta_network.initial_theta(torch.Generator().manual_seed(77))
     path = artifact.save(tmp_path / "other.safetensors", theta, None, {})
     state = LearnedOptimizer(network().parameters(), weights=weights).state_dict()
     with pytest.raises(ValueError, match="meta-weights"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from toy import ToyTask
 
-from learnopt import features, rule
+from learnopt import features, meta_network, rule
 from learnopt.layout import Layout
 from learnopt.unroll import Problem, Telling, unroll
 
@@ -17,7 +17,7 @@ from learnopt.unroll import Problem, Telling, unroll
 def random_theta(seed: int = 1, spread: float = 0.15) -> Tensor:
     """Meta-weights with every output at work, so that no path is switched off by a zero."""
     g = torch.Generator().manual_seed(seed)
-    return rule.initial_theta(g) + spread * torch.randn(rule.SIZE, generator=g)
+    return meta_network.initial_theta(g) + spread * torch.randn(meta_network.SIZE, generator=g)
 
 
 def draw(shapes: list[tuple[int, ...]], n: int, seed: int = 0) -> tuple[list[Tensor], list[Tensor]]:
@@ -40,10 +40,10 @@ def test_batched_equals_one_by_one() -> None:
     for t in range(4):
         _, grads = draw(SHAPES, n, seed=t + 1)
         loss = torch.rand(n, generator=torch.Generator().manual_seed(t)) + 0.5
-        together, state, _ = rule.apply(rule.unpack(theta), layout, together, grads, state, loss, horizon)
+        together, state, _ = rule.apply(meta_network.unpack(theta), layout, together, grads, state, loss, horizon)
         for i in range(n):
             g = [x[i : i + 1] for x in grads]
-            w = rule.unpack(theta[i])
+            w = meta_network.unpack(theta[i])
             alone[i], states[i], _ = rule.apply(w, layout, alone[i], g, states[i], loss[i : i + 1], horizon)
     for i in range(n):
         for a, b in zip(together, alone[i], strict=True):
@@ -52,7 +52,7 @@ def test_batched_equals_one_by_one() -> None:
 
 def test_joined_vectors_equal_vectors_one_by_one() -> None:
     params, grads = draw(SHAPES, 2)
-    layout, w = Layout.of(SHAPES), rule.unpack(random_theta())
+    layout, w = Layout.of(SHAPES), meta_network.unpack(random_theta())
     assert len(layout.joined) == 4
     state = rule.init_state(layout, params)
     decision, state = rule.decide(w, layout, state, torch.ones(2), torch.tensor(10.0))
@@ -108,7 +108,7 @@ class SlowRule:
 def test_zero_output_weights_give_the_documented_rule() -> None:
     shapes: list[tuple[int, ...]] = [(6, 4), (6,), (3, 6)]
     params, _ = draw(shapes, 1)
-    layout, w = Layout.of(shapes), rule.unpack(rule.initial_theta(torch.Generator().manual_seed(0)))
+    layout, w = Layout.of(shapes), meta_network.unpack(meta_network.initial_theta(torch.Generator().manual_seed(0)))
     state, slow = rule.init_state(layout, params), SlowRule([p[0] for p in params], 30)
     for t in range(30):
         _, grads = draw(shapes, 1, seed=t)
@@ -144,7 +144,7 @@ def trajectory(weight_scale: float, loss_scale: float, theta: Tensor) -> tuple[T
     params.append(torch.zeros(2))
     params = [p[None] / weight_scale for p in params]
     layout = Layout.of([p.shape[1:] for p in params])
-    state, w, losses = rule.init_state(layout, params), rule.unpack(theta), []
+    state, w, losses = rule.init_state(layout, params), meta_network.unpack(theta), []
     for t in range(40):
         params = [p.detach().requires_grad_() for p in params]
         a, b, c, d = (p[0] * weight_scale for p in params)
@@ -173,7 +173,7 @@ def test_trajectory_does_not_depend_on_units(weight_scale: float, loss_scale: fl
 
 def test_decay_stops_at_the_scale_of_the_initialisation() -> None:
     params, _ = draw([(4, 4)], 1)
-    layout, w = Layout.of([(4, 4)]), rule.unpack(random_theta())
+    layout, w = Layout.of([(4, 4)]), meta_network.unpack(random_theta())
     state = rule.init_state(layout, params)
 
     def decay(growth: float) -> float:
@@ -189,7 +189,7 @@ def test_decay_stops_at_the_scale_of_the_initialisation() -> None:
 
 def test_untold_horizon_and_withheld_loss_still_train() -> None:
     problem = Problem(ToyTask(), [1, 2])
-    theta = rule.initial_theta(torch.Generator().manual_seed(0))
+    theta = meta_network.initial_theta(torch.Generator().manual_seed(0))
     _, told = unroll(problem, theta, problem.begin(), 0, 60, Telling(60))
     _, untold = unroll(problem, theta, problem.begin(), 0, 60, Telling(0, loss=False))
     assert untold.losses[-10:].mean() < 0.95 * untold.losses[:5].mean()
@@ -198,4 +198,4 @@ def test_untold_horizon_and_withheld_loss_still_train() -> None:
 
 def test_unpack_refuses_another_size() -> None:
     with pytest.raises(ValueError, match=r"7 meta-weights"):
-        rule.unpack(torch.zeros(7))
+        meta_network.unpack(torch.zeros(7))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy import ToyTask
 
-from learnopt import features, rule, stop_head
+from learnopt import features, meta_network, stop_head
 from learnopt.estimators import Episode
 from learnopt.stop_train import Recorder, Recording, calibrate, fit, labels, outcome
 from learnopt.unroll import Telling
@@ -47,7 +47,7 @@ def test_fit_and_calibrate() -> None:
 
 
 def test_recorder_runs_beyond_the_horizon() -> None:
-    theta = rule.initial_theta(torch.Generator().manual_seed(0))
+    theta = meta_network.initial_theta(torch.Generator().manual_seed(0))
     r = Recorder(theta, runs=2).record(Episode(ToyTask(), 3, 40, Telling(40)))
     assert r.columns.shape == (39, 2, len(features.GLOBAL))
     assert r.valid.shape == (39, 2)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from toy import ToyTask
 
-from learnopt import rule
+from learnopt import meta_network
 from learnopt.unroll import Problem, Telling, unroll
 
-THETA = rule.initial_theta(torch.Generator().manual_seed(0))
+THETA = meta_network.initial_theta(torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
@@ -65,7 +65,7 @@ def test_differentiable_unroll_has_the_gradient_of_finite_differences() -> None:
 
 def rule_index(name: str, k: int) -> int:
     start = 0
-    for part, (a, b) in rule.SHAPES.items():
+    for part, (a, b) in meta_network.SHAPES.items():
         if part == name:
             return start + k
         start += a * b

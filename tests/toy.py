@@ -13,7 +13,7 @@ from learnopt.task import Batch, Task
 
 
 class ToyTask(Task):
-    """Classification of a teacher's labels by an MLP, or by a small CNN with GroupNorm."""
+    """Classification of a teacher's labels by an MLP, a small CNN with GroupNorm, or (`bare`) one linear layer."""
 
     datasets = frozenset({"gen:toy"})
 
@@ -25,6 +25,8 @@ class ToyTask(Task):
         self.y = (torch.tanh(self.x @ torch.randn(16, 8, generator=g)) @ torch.randn(8, 3, generator=g)).argmax(1)
 
     def _module(self) -> nn.Module:
+        if self.kind == "bare":
+            return nn.Linear(16, 3)
         if self.kind == "mlp":
             return nn.Sequential(nn.Linear(16, 12), nn.Tanh(), nn.LayerNorm(12), nn.Linear(12, 3))
         head = [nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from learnopt import rule
+from learnopt import meta_network
 from learnopt.task import Task, seed_of
 from learnopt.unroll import Telling
 
@@ -37,6 +37,7 @@ class Estimate:
     meta_loss: float
     inner_steps: int
     carry: dict[str, Any] | None = None
+    gradient: Tensor | None = None
 
 
 class Estimator(ABC):
@@ -45,10 +46,12 @@ class Estimator(ABC):
     Args:
         pairs: antithetic pairs per episode, `M`.
         sigma: standard deviation of the perturbation, in units of theta.
-        frozen: parts of theta, by their names in `rule.SHAPES`, that are neither perturbed nor moved.
+        frozen: parts of theta, by their names in `meta_network.SHAPES`, that are neither perturbed nor moved.
     """
 
     name: ClassVar[str]
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Settings of a meta-training run that this estimator takes besides those of all."""
     keeps_state: ClassVar[bool] = False
     """True when an episode goes on over several meta-steps; its `carry` is then part of the checkpoint."""
 
@@ -63,19 +66,23 @@ class Estimator(ABC):
         """Mean over episodes and pairs of difference times noise, shape `(size,)`."""
         total = torch.zeros(size)
         for e in estimates:
-            total += e.differences @ noise(e.seed, self.pairs, size) / self.pairs
-        return self._free(total / max(len(estimates), 1))
+            total += e.differences @ self._noise(e.seed, size) / self.pairs
+        return total / max(len(estimates), 1)
 
     def perturbed(self, theta: Tensor, seed: int) -> Tensor:
         """`(2M, SIZE)`: theta plus, then theta minus, each noise vector."""
-        eps = self._free(self.sigma * noise(seed, self.pairs, theta.numel()))
+        eps = self.sigma * self._noise(seed, theta.numel())
         return torch.cat([theta + eps, theta - eps])
+
+    def _noise(self, seed: int, size: int) -> Tensor:
+        """`(pairs, size)`: the noise of an episode where theta is perturbed, 0 elsewhere."""
+        return self._free(noise(seed, self.pairs, size))
 
     def _free(self, values: Tensor) -> Tensor:
         """`(..., SIZE)` with zeros at the frozen parts."""
         if not self.frozen:
             return values
-        free = [torch.full((a * b,), float(name not in self.frozen)) for name, (a, b) in rule.SHAPES.items()]
+        free = [torch.full((a * b,), float(name not in self.frozen)) for name, (a, b) in meta_network.SHAPES.items()]
         return values * torch.cat(free)
 
 

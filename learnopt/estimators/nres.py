@@ -24,6 +24,7 @@ class NoiseReuseES(Estimator):
     """
 
     name = "nres"
+    settings = ("window",)
     keeps_state = True
 
     def __init__(self, pairs: int, sigma: float, frozen: Sequence[str] = (), window: int = 50) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learnopt import features, memory, rule
+from learnopt import features, memory, meta_network, rule
 from learnopt.kernels import library
 from learnopt.layout import Layout
 from learnopt.rule import RuleState
@@ -27,7 +27,7 @@ class _Net(ctypes.Structure):
         ("theta_stride", ctypes.c_int64), ("theta", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in (
             "size", "is_matrix", "root", "share", "shape_columns", "lr", "weight_decay", "memory", "run", "columns",
-            "context", "param", "fast", "slow", "square", "whole", "grad",
+            "tensor_columns", "nudge", "context", "param", "fast", "slow", "square", "whole", "grad",
         )),
     ]  # fmt: skip
 
@@ -64,6 +64,7 @@ class InPlaceNet:
 
     Attributes:
         columns: `(N, len(GLOBAL))`, what the rule saw of the runs in the last step.
+        tensor_columns: `(N, n, len(TENSOR))`, what it saw of the tensors.
     """
 
     def __init__(
@@ -77,27 +78,30 @@ class InPlaceNet:
         options = options or fixed.options
         self._library = loaded
         self.columns = torch.zeros(n, len(features.GLOBAL))
-        context = torch.zeros(n, count, rule.WIDTH)
+        self.tensor_columns = torch.zeros(n, count, len(features.TENSOR))
+        context = torch.zeros(n, count, meta_network.WIDTH)
         whole, self._groups = _momenta(layout, n)
         lists = {"memory": memories, "param": params, **moments._asdict(), "whole": whole, "grad": [None] * count}
         self._lists = {name: _pointers(lists[name]) for name in _LISTS}
         self._net = _Net(
             runs=n, tensors=count, offset=fixed.offset.data_ptr(), theta=theta.data_ptr(),
-            theta_stride=rule.SIZE if theta.numel() > rule.SIZE else 0,
+            theta_stride=meta_network.SIZE if theta.numel() > meta_network.SIZE else 0,
             size=fixed.size.data_ptr(), is_matrix=fixed.is_matrix.data_ptr(), root=fixed.root.data_ptr(),
             share=fixed.share.data_ptr(), shape_columns=fixed.shape_columns.data_ptr(),
             lr=options.lr.data_ptr(), weight_decay=options.weight_decay.data_ptr(), run=run.data_ptr(),
-            columns=self.columns.data_ptr(), context=context.data_ptr(),
+            columns=self.columns.data_ptr(), tensor_columns=self.tensor_columns.data_ptr(), context=context.data_ptr(),
             **{name: ctypes.addressof(pointers) for name, pointers in self._lists.items()},
         )  # fmt: skip
         self._kept = (theta, fixed, memories, run, params, moments, options, context, whole)  # the memory pointed at
 
     @torch.no_grad()
-    def step(self, grads: Sequence[Tensor], loss: Tensor | None, horizon: float) -> None:
+    def step(self, grads: Sequence[Tensor], loss: Tensor | None, horizon: float, nudge: Tensor | None = None) -> None:
         """One step of all runs; entries of gradients that are not finite count as 0."""
         dense = [g.contiguous() for g in grads]
         self._lists["grad"][:] = [g.data_ptr() for g in dense]
         told = None if loss is None else loss.detach().contiguous()
+        added = None if nudge is None else nudge.contiguous()
+        self._net.nudge = None if added is None else added.data_ptr()
         self._library.begin_step(ctypes.byref(self._net), None if told is None else told.data_ptr(), horizon)
         for group in self._groups:
             group.copy_(rule.orthogonalise(group))
@@ -119,7 +123,7 @@ def _fixed(layout: Layout) -> _Fixed:
     """What follows from the shapes alone."""
     count, roots = len(layout.tensors), layout.sizes.sqrt()
     return _Fixed(
-        torch.tensor([0, *(a * b for a, b in rule.SHAPES.values())]).cumsum(0)[:-1],
+        torch.tensor([0, *(a * b for a, b in meta_network.SHAPES.values())]).cumsum(0)[:-1],
         torch.tensor([t.size for t in layout.tensors]), layout.is_matrix.long(),
         torch.tensor([max(t.matrix) ** 0.5 for t in layout.tensors]), roots / roots.sum(),
         layout.columns.contiguous(), Options(torch.ones(count), torch.full((count,), math.nan)),
@@ -164,10 +168,17 @@ class InPlaceRuns:
         """`(N, len(GLOBAL))`, what the rule saw of the runs in the last step."""
         return self._net.columns
 
-    def step(self, grads: Sequence[Tensor | None], loss: Tensor | None, horizon: float) -> None:
+    @property
+    def tensor_columns(self) -> Tensor:
+        """`(N, n, len(TENSOR))`, what it saw of the tensors."""
+        return self._net.tensor_columns
+
+    def step(
+        self, grads: Sequence[Tensor | None], loss: Tensor | None, horizon: float, nudge: Tensor | None = None
+    ) -> None:
         """One step of all runs; missing gradients count as 0, and so do entries that are not finite."""
         dense = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, self.params, strict=True)]
-        self._net.step(dense, loss, horizon)
+        self._net.step(dense, loss, horizon, nudge)
 
     def state(self) -> RuleState:
         """The rule's state now; the moments share memory with the runs."""

@@ -12,7 +12,7 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from learnopt import features, memory, rule
+from learnopt import features, memory, meta_network, rule
 
 SOURCE = Path(__file__).with_name("step.c")
 SWITCH = "LEARNOPT_KERNEL"
@@ -29,7 +29,7 @@ def constants() -> dict[str, float]:
     return {
         "GLOBAL": len(features.GLOBAL), "TENSOR": len(features.TENSOR), "SUMMARISED": len(features.SUMMARISED),
         "STATISTICS": len(features.STATISTICS), "SMOOTHED": features.SMOOTHED,
-        "HIDDEN": rule.HIDDEN, "CONTEXT": rule.CONTEXT, "WIDTH": rule.WIDTH,
+        "HIDDEN": meta_network.HIDDEN, "CONTEXT": meta_network.CONTEXT, "WIDTH": meta_network.WIDTH,
         "SMOOTHING": features.SMOOTHING, "LOSS_FAST": features.LOSS_FAST, "LOSS_SLOW": features.LOSS_SLOW,
         "LOSS_FIRST": float(features.LOSS_FIRST), "BETA_FAST": features.BETA_FAST, "BETA_SLOW": features.BETA_SLOW,
         "BETA_SQUARE": features.BETA_SQUARE, "STEP": rule.STEP, "DECAY": rule.DECAY, "WARMUP": rule.WARMUP,

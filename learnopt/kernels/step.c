@@ -32,6 +32,8 @@ typedef struct {
     float **memory;             /* (N, MEMORY) each: learnopt/memory.py */
     float *run;                 /* (N, RUN): learnopt/memory.py */
     float *columns;             /* (N, GLOBAL) */
+    float *tensor_columns;      /* (N, n, TENSOR) */
+    const float *nudge;         /* (N, n, OUT), added to the raw outputs; NULL for none */
     float *context;             /* (N, n, WIDTH) */
     float **param, **fast, **slow, **square; /* (N, size) each */
     float **whole;              /* (N, size): momentum out, its orthogonalisation in; NULL for vectors */
@@ -153,6 +155,9 @@ static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t
     memcpy(out, theta + o[TENSOR_BIAS], sizeof out);
     add_product(hidden, theta + o[TENSOR_OUT], HIDDEN, OUT, out);
     add_product(x, theta + o[TENSOR_SKIP], GLOBAL + TENSOR, OUT, out);
+    if (net->nudge)
+        for (int i = 0; i < OUT; i++)
+            out[i] += net->nudge[(r * net->tensors + k) * OUT + i];
 
     float is_matrix = (float)net->is_matrix[k], unit = m[AT_UNIT], rms = sqrtf(m[AT_STATISTICS + 7]);
     float reach = (rms < 1e3f * unit ? rms : 1e3f * unit) + unit, given = net->weight_decay[k];
@@ -206,6 +211,7 @@ static void decide(const Net *net, const float *loss, float horizon)
         memcpy(x, g, GLOBAL * sizeof(float));
         for (int64_t k = 0; k < n; k++) {
             tensor_columns(net, r, k, x + GLOBAL);
+            memcpy(net->tensor_columns + (r * n + k) * TENSOR, x + GLOBAL, TENSOR * sizeof(float));
             decide_tensor(net, theta, r, k, x, schedule);
         }
     }
