@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from learnopt import differentiable as _differentiable  # noqa: F401  # registers with higher
 from learnopt.optimizer import LearnedOptimizer
 
 __version__ = "0.1.0"

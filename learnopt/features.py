@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-VERSION = 3
+VERSION = 4
 """Raised whenever a column changes its meaning; an artifact of another version is refused."""
 
 GLOBAL = (
@@ -26,6 +26,7 @@ GLOBAL = (
 TENSOR = (
     "snr_fast", "snr_slow", "cos_gradient_fast", "cos_gradient_slow", "cos_fast_slow", "gradient_trend", "radial",
     "growth", "init_scale", "gradient_decline", "elasticity", "log_size", "is_matrix", "is_convolution", "log_aspect",
+    "log_network", "log_depth",
 )  # fmt: skip
 """Columns per parameter tensor.
 
@@ -33,7 +34,8 @@ The cosines compare a gradient with the momentum from before it: near 1 where ba
 noise, below 0 where the steps overshoot. `radial` is the cosine between momentum and weights: below 0 where the loss
 wants the tensor to grow, 0 where its scale does not matter and decay costs nothing. `elasticity` is the relative change
 of the loss for a relative change of the weights, to first order: what a relative step must be measured against (the
-Polyak step asks the same question).
+Polyak step asks the same question). `log_network` and `log_depth` count the network's parameters and matrices: a linear
+model is convex and may be fitted to the end, a large network can memorise.
 """
 
 STANDARD: dict[str, tuple[float, float]] = {
@@ -44,9 +46,13 @@ STANDARD: dict[str, tuple[float, float]] = {
     "cos_gradient_slow": (0.2, 0.25), "cos_fast_slow": (0.8, 0.2), "gradient_trend": (-0.25, 0.45),
     "radial": (-0.2, 0.3), "growth": (0.5, 1.0), "init_scale": (-0.4, 0.8), "gradient_decline": (-0.15, 0.15),
     "elasticity": (0.2, 0.7), "log_size": (0.5, 0.25), "log_aspect": (0.0, 0.25),
+    "log_network": (0.9, 0.2), "log_depth": (1.2, 0.7),
 }  # fmt: skip
 """Centre and spread of the columns that are neither flags nor means, rounded, over 96 runs of `meta_train`. All
 meta-weights are perturbed by the same sigma: a column of small spread would hardly be heard."""
+
+SHAPE_COLUMNS = TENSOR[TENSOR.index("log_size") :]
+"""Columns that never change during a run."""
 
 SUMMARISED = ("snr_fast", "cos_gradient_fast", "cos_gradient_slow", "radial", "gradient_decline", "elasticity")
 
@@ -99,7 +105,7 @@ def observe(history: LossHistory, loss: Tensor | None) -> LossHistory:
     """Add one loss per run, shape `(N,)`; runs whose loss is not finite, or `None` for all, keep their history."""
     if loss is None:
         return history
-    loss = loss.detach().to(history.fast.dtype)
+    loss = loss.to(history.fast.dtype)
     seen = torch.isfinite(loss)
     loss = torch.where(seen, loss, history.fast)
     count = history.number + 1
@@ -190,7 +196,7 @@ def tensor_columns(
         rms0: root mean square of each tensor at initialisation, `(N, tensors)`.
         unit: each tensor's unit of weight, `(N, tensors)`.
         peak: largest mean second moment of the gradient so far, `(N, tensors)`.
-        shape_columns: what follows from the shapes alone, `(tensors, 4)`.
+        shape_columns: what follows from the shapes alone, `(tensors, len(SHAPE_COLUMNS))`.
         sizes: numbers of parameters, `(tensors,)`.
         history: after `observe` of this step's loss.
     """

@@ -72,10 +72,24 @@ def _options(groups: list[dict[str, Any]]) -> in_place.Options:
 
 def by_torch(work: Work, w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The step through `rule`, for every device and precision."""
+    dtype = work.grads[0].dtype
+    after, columns = functional(work._replace(params=[intake.plain(p, dtype) for p in work.params]), w)
+    for p, new, kept, states in zip(work.params, after.params, work.states, after.states, strict=True):
+        intake.write(p, new)
+        for name, values in states.items():
+            kept[name].copy_(values)
+    return after.run, columns
+
+
+def functional(work: Work, w: dict[str, Tensor]) -> tuple[Work, Tensor]:
+    """The step as a function: what `work` becomes, and the `GLOBAL` columns; nothing is changed, graphs are kept.
+
+    Parameters are real and of the gradients' precision.
+    """
     like = work.grads[0]
     dtype = like.dtype
-    params = [intake.plain(p, dtype)[None] for p in work.params]
-    layout = Layout.of([p.shape[1:] for p in params])
+    params = [p[None] for p in work.params]
+    layout = Layout.of([p.shape for p in work.params])
     moments = tuple(tuple(state[name].to(dtype)[None] for state in work.states) for name in MOMENTS)
     before = memory.read_run(work.run)
     memories = torch.stack([state["memory"] for state in work.states])[None]
@@ -85,13 +99,11 @@ def by_torch(work: Work, w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     decision = _scaled(decision, work.groups)
     new, state = rule.move(w, layout, params, [g[None] for g in work.grads], state, decision)
     packed = memory.write_memory(state, decision)[0].unbind(0)
-    for k, (p, kept) in enumerate(zip(work.params, work.states, strict=True)):
-        intake.write(p, new[k][0])
-        for name, values in zip(MOMENTS, (state.fast, state.slow, state.square), strict=True):
-            kept[name].copy_(values[k][0])
-        kept["memory"].copy_(packed[k])
+    columns = zip(state.fast, state.slow, state.square, packed, strict=True)
+    states = [dict(zip((*MOMENTS, "memory"), (*(x[0] for x in row[:3]), row[3]), strict=True)) for row in columns]
     run = before._replace(history=state.history, step=state.step, schedule=decision.schedule[0])
-    return memory.write_run(run), decision.columns
+    moved = work._replace(params=[p[0] for p in new], states=states, run=memory.write_run(run))
+    return moved, decision.columns
 
 
 def _scaled(decision: Decision, groups: list[dict[str, Any]]) -> Decision:

@@ -56,7 +56,9 @@ class Layout:
         self.tensors = tuple(TensorShape(s) for s in shapes)
         self.is_matrix = torch.tensor([t.is_matrix for t in self.tensors], dtype=torch.bool)
         self.root_fan = torch.tensor([t.fan_in for t in self.tensors], dtype=torch.float32).sqrt()
-        self.columns = torch.tensor([self._columns(t) for t in self.tensors]).reshape(len(self.tensors), 4)
+        matrices = sum(t.is_matrix for t in self.tensors)
+        network = [math.log(max(sum(t.size for t in self.tensors), 1)) / 8, math.log(max(matrices, 1))]
+        self.columns = torch.tensor([self._columns(t) + network for t in self.tensors]).reshape(len(self.tensors), -1)
         self.sizes = torch.tensor([float(t.size) for t in self.tensors])
         self.joined = tuple(k for k, t in enumerate(self.tensors) if not t.is_matrix and t.size <= JOIN_BELOW)
         self.single = tuple(k for k in range(len(self.tensors)) if k not in set(self.joined))

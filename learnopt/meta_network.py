@@ -10,7 +10,7 @@ from torch import Tensor
 
 from learnopt import features
 
-HIDDEN, CONTEXT, WIDTH = 8, 8, 4
+HIDDEN, CONTEXT, WIDTH = 12, 8, 4
 """Units of the per-tensor LSTM, of the global layer and of the per-parameter MLP."""
 
 OUTPUTS = ("log_step", "gradient", "fast", "slow", "log_decay", "gate")
@@ -52,6 +52,12 @@ def unpack(theta: Tensor) -> dict[str, Tensor]:
     rows = theta.reshape(-1, SIZE)
     parts = torch.split(rows, [a * b for a, b in SHAPES.values()], -1)
     return {name: part.reshape(-1, *shape) for (name, shape), part in zip(SHAPES.items(), parts, strict=True)}
+
+
+def mean_by_part(values: Tensor) -> Tensor:
+    """`(SIZE,)` with every value replaced by the mean of its part: a part's weights share their units."""
+    sizes = [a * b for a, b in SHAPES.values()]
+    return torch.cat([part.mean().expand(len(part)) for part in torch.split(values, sizes)])
 
 
 def schedule_logit(w: dict[str, Tensor], g: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ class MetaTrainer:
         s = self.state
         k = s.meta_step + 1
         s.first = BETAS[0] * s.first + (1 - BETAS[0]) * gradient
-        s.second = BETAS[1] * s.second + (1 - BETAS[1]) * gradient**2
+        s.second = BETAS[1] * s.second + (1 - BETAS[1]) * meta_network.mean_by_part(gradient**2)
         step = (s.first / (1 - BETAS[0] ** k)) / ((s.second / (1 - BETAS[1] ** k)).sqrt() + 1e-8)
         s.theta = s.theta - lr * step
         # iterate averaging (Polyak): the noise of the estimates is left in theta, not in what is kept

@@ -10,7 +10,7 @@ Sources: normalised momentum mixtures and per-parameter MLP after Metz et al. 20
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +46,14 @@ class RuleState(NamedTuple):
     age: Tensor  # (n,): steps that each tensor has taken
     history: LossHistory
     step: Tensor  # (): steps taken
+
+    def detached(self) -> RuleState:
+        """The same without its graph."""
+        names = ("hidden", "cell", "statistics", "rms0", "unit", "peak", "age", "step")
+        fast, slow, square = (tuple(x.detach() for x in moment) for moment in (self.fast, self.slow, self.square))
+        small: dict[str, Any] = {name: getattr(self, name).detach() for name in names}
+        history = LossHistory(*(x.detach() for x in self.history))
+        return self._replace(fast=fast, slow=slow, square=square, history=history, **small)
 
 
 class Decision(NamedTuple):

@@ -96,11 +96,11 @@ class Problem:
         self._module.train()
         return self._run(params, batch, [0] * len(batch))
 
-    def valid_losses(self, params: list[Tensor]) -> Tensor:
-        """Validation loss of every run, shape `(N,)`, without gradients and with dropout off."""
+    def valid_losses(self, params: list[Tensor], *, differentiable: bool = False) -> Tensor:
+        """Validation loss of every run, shape `(N,)`, with dropout off; with a graph only when `differentiable`."""
         self._module.eval()
         batch = tuple(b.to(self.device) for b in self.task.validation())
-        with torch.no_grad():
+        with torch.set_grad_enabled(differentiable):
             return self._run(params, batch, [None] * len(batch))
 
     def _vectorised(self, params: list[Tensor], batch: Batch, dims: list[int | None]) -> Tensor:
@@ -188,7 +188,7 @@ def unroll(
             if record:
                 seen.append(moving.tensor_columns.clone())
             if t + 1 in valid_at:
-                valid.append(problem.valid_losses(moving.params))
+                valid.append(problem.valid_losses(moving.params, differentiable=differentiable))
     params = moving.params if differentiable else [p.detach() for p in moving.params]
     trajectory = Trajectory(
         torch.stack(losses), torch.stack(valid) if valid else torch.zeros(0, problem.n),

@@ -55,8 +55,9 @@ def fourier_network(
 def field(rng: np.random.Generator, points: Tensor, outputs: int) -> Tensor:
     """A random field over `(n, d)` points in -1..1: waves of a random spectrum, half of the draws with a sharp edge."""
     x = points.numpy().astype(np.float64)
-    waves = int(rng.integers(3, 24))
-    frequency = rng.standard_normal((x.shape[1], waves)) * log_uniform(rng, 0.7, 6.0)
+    waves = log_integer(rng, 3, 80)
+    spread = log_uniform(rng, 0.7, 6.0) * np.exp(rng.uniform(0, 1.5) * rng.standard_normal(waves)).clip(0.1, 4)
+    frequency = rng.standard_normal((x.shape[1], waves)) * spread
     amplitude = rng.standard_normal((waves, outputs)) / (1 + np.linalg.norm(frequency, axis=0)[:, None])
     value = np.sin(x @ frequency + rng.uniform(0, 2 * np.pi, waves)) @ amplitude
     if rng.random() < 0.5:
@@ -64,7 +65,7 @@ def field(rng: np.random.Generator, points: Tensor, outputs: int) -> Tensor:
         value = value + side * rng.standard_normal(outputs) * value.std()
     value = (value - value.mean(0)) / (value.std() + 1e-8) * 0.5
     return torch.tensor(
-        value + pick(rng, [0.0, 0.0, 0.05, 0.2]) * rng.standard_normal(value.shape), dtype=torch.float32
+        value + pick(rng, [0.0, 0.0, 0.0, 0.05, 0.2]) * rng.standard_normal(value.shape), dtype=torch.float32
     )
 
 
@@ -76,7 +77,7 @@ class CoordinateFamily(TaskFamily):
 
     def sample(self, rng: np.random.Generator) -> Task:
         inputs, outputs = pick(rng, [1, 2, 2, 2, 3]), pick(rng, [1, 1, 3])
-        train_rows = log_integer(rng, 128, 3000)
+        train_rows = log_integer(rng, 200, 4000)
         points = torch.rand(train_rows + 256, inputs, generator=torch_generator(rng)) * 2 - 1
         kind, make = self._network(rng, inputs, outputs)
         train, valid = split((points, field(rng, points, outputs)), train_rows, torch_generator(rng))
@@ -96,7 +97,7 @@ class CoordinateFamily(TaskFamily):
         width, depth = log_integer(rng, 12, 40), int(rng.integers(1, 4))
         kind = pick(rng, ["siren", "siren", "siren", "fourier-net", "fourier-net", "coordinate-mlp"])
         if kind == "siren":
-            return kind, partial(siren, inputs, width, depth, outputs, log_uniform(rng, 2, 30))
+            return kind, partial(siren, inputs, width, depth, outputs, log_uniform(rng, 3, 40))
         if kind == "fourier-net":
             return kind, partial(
                 fourier_network, inputs, pick(rng, [8, 16]), width, depth, outputs, log_uniform(rng, 0.2, 3)

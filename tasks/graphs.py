@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from sklearn.neighbors import kneighbors_graph
 from torch import Tensor, nn
 
 from learnopt.task import Task, TaskFamily
@@ -14,6 +15,7 @@ from learnopt.tasks.draws import chance, log_integer, pick, torch_generator
 from learnopt.tasks.initialisation import drawn
 from learnopt.tasks.networks import ACTIVATIONS, mlp
 from learnopt.tasks.rows import ACCURACY, RowTask, cross_entropy, split, squared_error
+from learnopt.tasks.tables import GENERATORS, standardised
 from learnopt.tasks.tabular import horizon
 
 
@@ -75,15 +77,35 @@ def block_graph(rng: np.random.Generator, nodes: int, classes: int, columns: int
     return torch.tensor(features, dtype=torch.float32), adjacency, torch.tensor(label, dtype=torch.int64)
 
 
+def near_graph(rng: np.random.Generator, nodes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of a generated table joined to their nearest neighbours, with useless columns added in half of the draws."""
+    while True:
+        table = pick(rng, list(GENERATORS.values()))(rng, nodes)
+        if table.target.dtype == torch.int64 and int(table.target.max()) > 0:
+            break
+    near = kneighbors_graph(table.features.numpy(), int(rng.integers(3, 9))).toarray()
+    if chance(rng, 0.3):  # edges that mean nothing
+        near = np.maximum(near, rng.random(near.shape) < rng.uniform(0.5, 3) / nodes)
+    noise = rng.standard_normal((nodes, int(rng.integers(2, 30)) if chance(rng, 0.5) else 0))
+    features = standardised(np.concatenate([table.features.numpy(), noise], 1))
+    near = torch.tensor(near, dtype=torch.float32)
+    return features, normalised_adjacency(torch.maximum(near, near.T)), table.target
+
+
 class NodeFamily(TaskFamily):
     """Node classification with 10 to 60 % of the nodes labelled: the classic small-data overfitter."""
 
     name = "nodes"
-    datasets = frozenset(["gen:block-graphs"])
+    datasets = frozenset(["gen:block-graphs", "gen:near-graphs"])
 
     def sample(self, rng: np.random.Generator) -> Task:
-        nodes, classes, columns = log_integer(rng, 48, 160), int(rng.integers(2, 8)), log_integer(rng, 8, 64)
-        features, adjacency, label = block_graph(rng, nodes, classes, columns)
+        nodes = log_integer(rng, 48, 240)
+        if chance(rng, 0.5):
+            dataset, (features, adjacency, label) = "gen:near-graphs", near_graph(rng, nodes)
+        else:
+            classes, columns = int(rng.integers(2, 8)), log_integer(rng, 8, 64)
+            dataset, (features, adjacency, label) = "gen:block-graphs", block_graph(rng, nodes, classes, columns)
+        classes = int(label.max()) + 1
         width, depth = log_integer(rng, 8, 32), pick(rng, [1, 2, 2, 2, 3])
         activation, dropout = pick(rng, ["relu", "relu", "tanh", "elu"]), pick(rng, [0.0, 0.0, 0.5])
         make = partial(NodeClassifier, features, adjacency, width, classes, depth, activation, dropout)
@@ -92,7 +114,7 @@ class NodeFamily(TaskFamily):
         return RowTask(
             f"nodes-graph-{int(rng.integers(10**9))}",
             "graph",
-            "gen:block-graphs",
+            dataset,
             steps=horizon(rng),
             module=drawn(rng, make),
             train=train,

@@ -49,7 +49,7 @@ def _inputs(rng: np.random.Generator, rows: int) -> np.ndarray:
 def _labels(rng: np.random.Generator, scores: np.ndarray) -> np.ndarray:
     """Classes by the largest of noisy scores: `(rows, classes) -> (rows,)`."""
     scores = (scores - scores.mean(0)) / (scores.std(0) + 1e-8)
-    noise = pick(rng, [0.0, 0.1, 0.3, 1.0])
+    noise = pick(rng, [0.0, 0.0, 0.1, 0.3, 1.0])
     return (scores + noise * rng.standard_normal(scores.shape)).argmax(1)
 
 
@@ -62,7 +62,7 @@ def _outcome(rng: np.random.Generator, dataset: str, x: np.ndarray, scores: np.n
     if chance(rng, 0.2):
         y = np.sinh(1.5 * y.clip(-4, 4))
     noise = rng.standard_normal(y.shape) if chance(rng, 0.7) else rng.standard_t(2.5, y.shape).clip(-20, 20)
-    return from_arrays(dataset, x, y + y.std(0) * pick(rng, [0.0, 0.05, 0.2, 0.5, 1.0]) * noise)
+    return from_arrays(dataset, x, y + y.std(0) * pick(rng, [0.0, 0.0, 0.05, 0.2, 0.5, 1.0]) * noise)
 
 
 def _outputs(rng: np.random.Generator) -> int:
@@ -82,7 +82,7 @@ def teacher(rng: np.random.Generator, rows: int) -> Table:
 def mixture(rng: np.random.Generator, rows: int) -> Table:
     """Classes made of one to four overlapping Gaussians each; unequal class sizes in half of the draws."""
     columns, classes, parts = log_integer(rng, 2, 32), _outputs(rng), int(rng.integers(1, 5))
-    spread = log_uniform(rng, 0.3, 2.0)
+    spread = log_uniform(rng, 0.15, 2.0)
     share = rng.dirichlet(np.full(classes, 20.0 if chance(rng, 0.5) else 1.0))
     label = rng.choice(classes, size=rows, p=share)
     centre = rng.standard_normal((classes, parts, columns)) * np.sqrt(2 / columns) * log_uniform(rng, 1, 3)

@@ -31,6 +31,8 @@ from learnopt.tasks.tables import GENERATORS, Table, from_arrays
 
 FOLDER_TABLES = ("csv:phoneme", "csv:mammography", "csv:sonar", "csv:pollution")
 VALIDATION_ROWS = 256
+SMALL = 0.4
+"""Share of the generated tables that are small enough to be memorised."""
 
 
 @lru_cache(maxsize=4)
@@ -67,9 +69,9 @@ def autoencoder(rng: np.random.Generator, columns: int) -> Callable[[], nn.Modul
 
 
 def training_rows(rng: np.random.Generator, total: int) -> int:
-    """How many of `total` rows to train on: log-uniform, 64 to 75 %; small data is the danger to learn about."""
+    """How many of `total` rows to train on: log-uniform, 40 to 75 %; small data is the danger to learn about."""
     high = max(2, int(0.75 * total))
-    return log_integer(rng, min(64, high), high)
+    return log_integer(rng, min(40, high), high)
 
 
 def columns_rescaled(rng: np.random.Generator, x: Tensor) -> Tensor:
@@ -89,7 +91,7 @@ def target_of(rng: np.random.Generator, target: Tensor) -> tuple[Tensor, int, Ob
             target = target * log_uniform(rng, 0.1, 20.0) + (log_uniform(rng, 0.1, 10.0) if chance(rng, 0.3) else 0.0)
         return target, target.shape[1], pick(rng, [squared_error, squared_error, squared_error, huber, absolute_error])
     classes = max(2, int(target.max()) + 1)
-    if chance(rng, 0.25):
+    if chance(rng, 0.15):
         flip = torch.tensor(rng.random(len(target)) < rng.uniform(0, 0.4))
         target = torch.where(flip, torch.tensor(rng.integers(classes, size=len(target))), target)
     if classes == 2 and chance(rng, 0.5):
@@ -110,7 +112,7 @@ class TableFamily(TaskFamily):
         self.datasets = frozenset(sources)
 
     def sample(self, rng: np.random.Generator) -> Task:
-        train_rows = log_integer(rng, 64, 3000)
+        train_rows = log_integer(rng, *((32, 300) if chance(rng, SMALL) else (64, 3000)))
         table = pick(rng, list(self.sources.values()))(rng, train_rows + VALIDATION_ROWS)
         total = len(table.features)
         if total != train_rows + VALIDATION_ROWS:

@@ -12,7 +12,17 @@ from torch import Tensor
 from toy import ToyTask
 
 from learnopt import meta_network, objective
-from learnopt.estimators import ESTIMATORS, AntitheticES, Episode, Estimate, Estimator, NoiseReuseES, noise
+from learnopt.estimators import (
+    ESTIMATORS,
+    AntitheticES,
+    Backprop,
+    Episode,
+    Estimate,
+    Estimator,
+    NoiseReuseES,
+    backprop,
+    noise,
+)
 from learnopt.estimators import es as es_module
 from learnopt.task import seed_of
 from learnopt.unroll import Problem, Telling, Trajectory, unroll
@@ -146,3 +156,42 @@ def test_validation_points_of_windows_join_to_those_of_the_run() -> None:
     assert objective.valid_at(50, 100, 100) == (60, 100)
     assert objective.valid_at(0, 2, 2) == (1, 2)
     assert objective.valid_at(0, 1, 1) == (1,)
+
+
+def test_backprop_over_the_whole_run_is_the_slope_of_the_meta_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Central differences of the compiled unroll's meta-loss along the estimate."""
+    monkeypatch.setattr(backprop, "CLIP", 1e3)
+    steps = 5
+    g = torch.Generator().manual_seed(8)
+    theta = THETA + 0.1 * torch.randn(meta_network.SIZE, generator=g)
+    estimate = Backprop(2, 1.0, window=steps).estimate(theta, Episode(ToyTask(), 3, steps, Telling(steps)))
+    assert estimate.gradient is not None
+    assert estimate.carry is None
+    problem = Problem(ToyTask(), [seed_of(3, i) for i in range(4)])
+
+    def meta_loss(at: Tensor) -> float:
+        points = objective.valid_at(0, steps, steps)
+        _, t = unroll(problem, at, problem.begin(), 0, steps, Telling(steps), valid_at=points)
+        return float(objective.meta_loss(t, t.losses[0].median()).double().mean())
+
+    direction = estimate.gradient / estimate.gradient.norm()
+    slope = (meta_loss(theta + 0.005 * direction) - meta_loss(theta - 0.005 * direction)) / 0.01
+    assert slope > 0.1
+    assert float(estimate.gradient.norm()) == pytest.approx(slope, rel=0.03)
+
+
+def test_backprop_walks_in_windows_and_clips() -> None:
+    episode = Episode(ToyTask(), 3, 8, Telling(8))
+    estimator = Backprop(1, 1.0, window=5)
+    first = estimator.estimate(THETA, episode)
+    assert first.carry is not None
+    assert first.carry["step"] == 5
+    assert not any(p.requires_grad for p in first.carry["runs"].params)
+    second = estimator.estimate(THETA, episode, first.carry)
+    assert second.carry is None
+    assert first.inner_steps == 2 * 5
+    for estimate in (first, second):
+        assert estimate.gradient is not None
+        assert float(estimate.gradient.norm()) <= backprop.CLIP * 1.0001
+    with pytest.raises(ValueError, match="window"):
+        Backprop(2, 0.05, window=0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from learnopt import features
 from learnopt.layout import JOIN_BELOW, Layout
 
 
@@ -27,3 +30,11 @@ def test_units_of_networks_of_zeros_and_of_vectors(shapes: list[tuple[int, ...]]
     assert (units > 0).all()
     only_vectors = Layout.of([(3,), (4,)]).units(torch.tensor([[0.5, 0.0]]))
     torch.testing.assert_close(only_vectors, torch.full((1, 2), 0.5))
+
+
+def test_columns_count_the_network_and_its_matrices() -> None:
+    layout = Layout.of([(8, 4), (8,), (2, 8), (3, 3, 2, 2), ()])
+    table = dict(zip(features.SHAPE_COLUMNS, layout.columns.unbind(1), strict=True))
+    torch.testing.assert_close(table["log_network"], torch.full((5,), math.log(32 + 8 + 16 + 36 + 1) / 8))
+    torch.testing.assert_close(table["log_depth"], torch.full((5,), math.log(3)))
+    assert not Layout.of([(7,)]).columns[0, features.SHAPE_COLUMNS.index("log_depth")]

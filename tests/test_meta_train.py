@@ -17,6 +17,7 @@ from toy import ToySource
 from learnopt import artifact, export, features, meta_network
 from learnopt.checkpoint import FILE, load_checkpoint, read_log
 from learnopt.episodes import draw
+from learnopt.estimators import ESTIMATORS
 from learnopt.meta_config import MetaTrainConfig, parse_config, read_config
 from learnopt.meta_report import draw_curve, table
 from learnopt.meta_train import MetaTrainer
@@ -52,7 +53,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k != "seconds"} for r in read_log(out)]
 
 
-@pytest.mark.parametrize("estimator", ["es", "nres"])
+@pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, estimator: str) -> None:
     finish(tmp_path / "whole", estimator, workers=2)
     kill_after(tmp_path / "killed", estimator, lines=3)
@@ -148,7 +149,7 @@ def test_episodes_are_drawn_as_configured() -> None:
     ("table_", "message"),
     [
         ({"pairs": 0}, r"pairs = 0"),
-        ({"estimator": "sgd"}, r"unknown estimator 'sgd'; choose from es, nres"),
+        ({"estimator": "sgd"}, r"unknown estimator 'sgd'; choose from backprop, es, nodes, nres, pes"),
         ({"speed": 3}, r"speed = 3.*settings: suite"),
         ({"sigma": "wide"}, r"sigma = 'wide'"),
         ({"steps_min": 300, "steps_max": 200}, r"steps_min 300 is above steps_max 200"),
@@ -176,3 +177,10 @@ def test_bad_config_files(tmp_path: Path) -> None:
 def test_pool_needs_a_worker() -> None:
     with pytest.raises(ValueError, match="got 0"):
         Pool(ToySource(), 0)
+
+
+def test_the_second_moment_of_a_part_is_shared() -> None:
+    values = torch.arange(float(meta_network.SIZE))
+    shared, own = meta_network.unpack(meta_network.mean_by_part(values)), meta_network.unpack(values)
+    for name, part in own.items():
+        torch.testing.assert_close(shared[name], part.mean().expand_as(part))

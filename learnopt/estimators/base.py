@@ -29,7 +29,8 @@ class Episode:
 class Estimate:
     """Result of one job.
 
-    `differences` (pairs,) weigh the noise vectors of `noise(seed, pairs)`: noise and gradients need not travel.
+    `differences` (pairs,) weigh the noise vectors of `noise(seed, pairs)`: noise and gradients need not travel, unless
+    the job knows better: then `gradient` (SIZE,) is its estimate.
     """
 
     seed: int
@@ -63,10 +64,11 @@ class Estimator(ABC):
         """Run one job; `carry` is what the previous job of the same particle returned, None at its start."""
 
     def gradient(self, size: int, estimates: list[Estimate]) -> Tensor:
-        """Mean over episodes and pairs of difference times noise, shape `(size,)`."""
+        """Mean over episodes, `(size,)`: of what a job says itself, or of its differences times their noise."""
         total = torch.zeros(size)
         for e in estimates:
-            total += e.differences @ self._noise(e.seed, size) / self.pairs
+            own = e.gradient
+            total += e.differences @ self._noise(e.seed, size) / self.pairs if own is None else own
         return total / max(len(estimates), 1)
 
     def perturbed(self, theta: Tensor, seed: int) -> Tensor:

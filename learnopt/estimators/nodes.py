@@ -59,18 +59,9 @@ class NodePerturbation(Estimator):
         losses = objective.meta_loss(trajectory, trajectory.losses[0].median())
         differences = objective.paired(losses)
         wanted = differences[:, None, None] * z / (self.pairs * z[0, 0, :, 0].numel() * steps)
-        gradient = replayed_gradient(theta, trajectory, torch.cat([wanted, wanted], 1) / 2)
-        return Estimate(
-            episode.seed, differences, float(losses.mean()), steps * problem.n, gradient=self._free(gradient)
-        )
-
-    def gradient(self, size: int, estimates: list[Estimate]) -> Tensor:
-        """Mean over episodes: of the replayed gradients, and of ES for the MLP."""
-        whole = super().gradient(size, estimates)
-        for e in estimates:
-            if e.gradient is not None:
-                whole += e.gradient / len(estimates)
-        return whole
+        gradient = self._free(replayed_gradient(theta, trajectory, torch.cat([wanted, wanted], 1) / 2))
+        gradient += differences @ self._noise(episode.seed, theta.numel()) / self.pairs
+        return Estimate(episode.seed, differences, float(losses.mean()), steps * problem.n, gradient=gradient)
 
     def _noise(self, seed: int, size: int) -> Tensor:
         """Only the MLP's weights are perturbed themselves."""

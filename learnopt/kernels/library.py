@@ -27,7 +27,8 @@ _TIME_LIMIT = 120.0
 def constants() -> dict[str, float]:
     """What the C source takes from the Python modules that own it."""
     return {
-        "GLOBAL": len(features.GLOBAL), "TENSOR": len(features.TENSOR), "SUMMARISED": len(features.SUMMARISED),
+        "GLOBAL": len(features.GLOBAL), "TENSOR": len(features.TENSOR), "SHAPE": len(features.SHAPE_COLUMNS),
+        "SUMMARISED": len(features.SUMMARISED),
         "STATISTICS": len(features.STATISTICS), "SMOOTHED": features.SMOOTHED,
         "HIDDEN": meta_network.HIDDEN, "CONTEXT": meta_network.CONTEXT, "WIDTH": meta_network.WIDTH,
         "SMOOTHING": features.SMOOTHING, "LOSS_FAST": features.LOSS_FAST, "LOSS_SLOW": features.LOSS_SLOW,

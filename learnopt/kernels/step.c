@@ -1,6 +1,6 @@
 /* One step of the learned rule for many runs, in place: the arithmetic of learnopt/rule.py, which it is tested against.
  *
- * Sizes (GLOBAL, TENSOR, SUMMARISED, STATISTICS, SMOOTHED, HIDDEN, CONTEXT, WIDTH), constants and the places of fields
+ * Sizes (GLOBAL, TENSOR, SHAPE, SUMMARISED, STATISTICS, SMOOTHED, HIDDEN, CONTEXT, WIDTH), constants and the places of fields
  * in packed memories (AT_..., MEMORY) and runs (RUN_..., RUN) are given by the compiler's command line, from the Python
  * modules that own them; so are the columns' centres and spreads. Arrays are row-major; N runs, n tensors.
  */
@@ -26,7 +26,7 @@ typedef struct {
     const int64_t *is_matrix;   /* (n) */
     const float *root;          /* (n): square root of the larger dimension */
     const float *share;         /* (n): weight in the summary */
-    const float *shape_columns; /* (n, 4) */
+    const float *shape_columns; /* (n, SHAPE) */
     const float *lr;            /* (n) */
     const float *weight_decay;  /* (n): NaN for learned */
     float **memory;             /* (N, MEMORY) each: learnopt/memory.py */
@@ -92,9 +92,11 @@ static void tensor_columns(const Net *net, int64_t r, int64_t k, float *t)
     t[8] = clamp(logf(rms0 / unit + 0.03f), -4.0f, 4.0f) / 2.0f;
     t[9] = logf(larger((s[8] + TINY) / (m[AT_PEAK] + TINY), 1e-9f)) / 8.0f;
     t[10] = clamp(change, -9.0f, 9.0f) / 4.0f;
-    memcpy(t + 11, net->shape_columns + 4 * k, 4 * sizeof(float));
+    memcpy(t + TENSOR - SHAPE, net->shape_columns + SHAPE * k, SHAPE * sizeof(float));
     float both = started * positive;
-    float known[TENSOR] = {started, started, started, started, started, started, started, 1, 1, started, both, 1, 1, 1, 1};
+    float known[TENSOR] = {started, started, started, started, started, started, started, 1, 1, started, both};
+    for (int i = TENSOR - SHAPE; i < TENSOR; i++)
+        known[i] = 1.0f;
     standardise(t, tensor_standard, known, TENSOR);
 }
 
