@@ -45,12 +45,12 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
         places = [(i, k) for i, grads in enumerate(grouped_grads) for k, g in enumerate(grads) if g is not None]
         if not places:
             return
+        if any(p.is_complex() for group in self.param_groups for p in group["params"]):
+            raise ValueError("complex parameters cannot be unrolled with higher")
         self._remember()
         groups = [self.param_groups[i] for i, _ in places]
         sign = -1 if groups[0]["maximize"] else 1
         params = [self.param_groups[i]["params"][k] for i, k in places]
-        if any(p.is_complex() for p in params):
-            raise ValueError("complex parameters cannot be unrolled with higher")
         grads = [sign * g for grads in grouped_grads for g in grads if g is not None]
         loss = None if self._loss is None else self._loss * sign
         work = Work(

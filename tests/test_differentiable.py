@@ -12,13 +12,11 @@ from learnopt import LearnedOptimizer, meta_network
 from learnopt.unroll import Problem, Telling, unroll
 
 STEPS = 5
-# higher 0.2.1 asks for a function's signature by a name that Python has retired
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:higher")
 
 
 def theta() -> torch.Tensor:
     g = torch.Generator().manual_seed(6)
-    return meta_network.initial_theta(g) + 0.1 * torch.randn(meta_network.SIZE, generator=g)
+    return meta_network.initial_theta(g) + 0.05 * torch.randn(meta_network.SIZE, generator=g)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
@@ -38,7 +36,7 @@ def test_meta_gradient_equals_that_of_the_unroll(kind: str) -> None:
     runs, _ = unroll(problem, other, problem.begin(), 0, STEPS, Telling(STEPS), differentiable=True)
     loss = problem.losses(runs.params, problem.batch(STEPS))
     (expected,) = torch.autograd.grad(loss.sum(), other)
-    torch.testing.assert_close(last, loss[0])
+    torch.testing.assert_close(last, loss[0], rtol=1e-4, atol=0)
     torch.testing.assert_close(gradient, expected, rtol=2e-3, atol=1e-5)
     assert expected.abs().max() > 1e-3
 
