@@ -91,7 +91,7 @@ def load_checkpoint(folder: Path, config: MetaTrainConfig) -> Checkpoint | None:
 
 def _plain(runs: Runs) -> dict[str, Any]:
     state = runs.state._asdict()
-    moments = {k: list(state.pop(k)) for k in ("fast", "slow", "square")}
+    moments = {k: list(state.pop(k)) for k in ("fast", "average", "square")}
     history = state.pop("history")._asdict()
     return {"params": list(runs.params), "moments": moments, "history": dict(history), "state": dict(state)}
 

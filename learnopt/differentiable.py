@@ -18,7 +18,7 @@ from higher.optim import DifferentiableOptimizer
 from torch import Tensor
 
 from learnopt import inner_step, memory, meta_network
-from learnopt.inner_step import MOMENTS, Work
+from learnopt.inner_step import Work
 from learnopt.layout import Layout
 from learnopt.optimizer import LearnedOptimizer
 
@@ -74,7 +74,7 @@ class DifferentiableLearnedOptimizer(DifferentiableOptimizer):  # type: ignore[m
         unit = Layout.of([p.shape for p in params]).units(rms0[None])[0]
         for (i, k), p, row in zip(places, params, memory.new_memory(rms0, unit).unbind(0), strict=True):
             if "memory" not in self.state[i][k]:
-                self.state[i][k] = {**{name: torch.zeros_like(p) for name in MOMENTS}, "memory": row}
+                self.state[i][k] = {**inner_step.large_state(p), "memory": row}
 
 
 higher.register_optim(LearnedOptimizer, DifferentiableLearnedOptimizer)

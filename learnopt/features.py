@@ -12,41 +12,43 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-VERSION = 4
+VERSION = 5
 """Raised whenever a column changes its meaning; an artifact of another version is refused."""
 
 GLOBAL = (
     "loss_log_slope", "loss_log_drop", "loss_log_rebound", "loss_slope", "loss_rebound", "loss_noise", "loss_known",
     "progress", "progress_squared", "log_step", "log_horizon", "horizon_known",
-    "mean_snr_fast", "mean_cos_gradient_fast", "mean_cos_gradient_slow", "mean_radial", "mean_gradient_decline",
+    "mean_snr_fast", "mean_cos_gradient_fast", "mean_cos_gradient_away", "mean_radial", "mean_gradient_decline",
     "mean_elasticity",
 )  # fmt: skip
 """Columns per run; the `mean_` ones are over the tensors."""
 
 TENSOR = (
-    "snr_fast", "snr_slow", "cos_gradient_fast", "cos_gradient_slow", "cos_fast_slow", "gradient_trend", "radial",
+    "snr_fast", "wander", "cos_gradient_fast", "cos_gradient_away", "cos_fast_away", "gradient_trend", "radial",
     "growth", "init_scale", "gradient_decline", "elasticity", "log_size", "is_matrix", "is_convolution", "log_aspect",
     "log_network", "log_depth",
 )  # fmt: skip
 """Columns per parameter tensor.
 
 The cosines compare a gradient with the momentum from before it: near 1 where batches agree on the way, 0 where they are
-noise, below 0 where the steps overshoot. `radial` is the cosine between momentum and weights: below 0 where the loss
-wants the tensor to grow, 0 where its scale does not matter and decay costs nothing. `elasticity` is the relative change
-of the loss for a relative change of the weights, to first order: what a relative step must be measured against (the
-Polyak step asks the same question). `log_network` and `log_depth` count the network's parameters and matrices: a linear
-model is convex and may be fitted to the end, a large network can memorise.
+noise, below 0 where the steps overshoot. `wander` is the distance of the weights from their average, relative to their
+size, and the cosines with it say whether gradient and momentum lead on (below 0) or back to the average. `radial` is
+the cosine between momentum and weights: below 0 where the loss wants the tensor to grow, 0 where its scale does not
+matter and decay costs nothing. `elasticity` is the relative change of the loss for a relative change of the weights, to
+first order: what a relative step must be measured against (the Polyak step asks the same question). `log_network` and
+`log_depth` count the network's parameters and matrices: a linear model is convex and may be fitted to the end, a large
+network can memorise.
 """
 
 STANDARD: dict[str, tuple[float, float]] = {
     "loss_log_slope": (-0.7, 0.9), "loss_log_drop": (-0.65, 0.7), "loss_log_rebound": (0.1, 0.25),
     "loss_slope": (-0.1, 0.1), "loss_rebound": (0.04, 0.1), "loss_noise": (0.27, 0.2), "progress": (0.5, 0.3),
     "progress_squared": (0.33, 0.3), "log_step": (0.5, 0.15), "log_horizon": (0.63, 0.15),
-    "snr_fast": (-0.85, 0.45), "snr_slow": (-0.95, 0.45), "cos_gradient_fast": (0.1, 0.25),
-    "cos_gradient_slow": (0.2, 0.25), "cos_fast_slow": (0.8, 0.2), "gradient_trend": (-0.25, 0.45),
+    "snr_fast": (-0.85, 0.45), "wander": (-0.5, 0.4), "cos_gradient_fast": (0.1, 0.25),
+    "cos_gradient_away": (0.03, 0.13), "cos_fast_away": (-0.5, 0.22), "gradient_trend": (-0.25, 0.45),
     "radial": (-0.2, 0.3), "growth": (0.5, 1.0), "init_scale": (-0.4, 0.8), "gradient_decline": (-0.15, 0.15),
     "elasticity": (0.2, 0.7), "log_size": (0.5, 0.25), "log_aspect": (0.0, 0.25),
-    "log_network": (0.9, 0.2), "log_depth": (1.2, 0.7),
+    "log_network": (0.9, 0.2), "log_depth": (1.4, 0.6),
 }  # fmt: skip
 """Centre and spread of the columns that are neither flags nor means, rounded, over 96 runs of `meta_train`. All
 meta-weights are perturbed by the same sigma: a column of small spread would hardly be heard."""
@@ -54,18 +56,18 @@ meta-weights are perturbed by the same sigma: a column of small spread would har
 SHAPE_COLUMNS = TENSOR[TENSOR.index("log_size") :]
 """Columns that never change during a run."""
 
-SUMMARISED = ("snr_fast", "cos_gradient_fast", "cos_gradient_slow", "radial", "gradient_decline", "elasticity")
+SUMMARISED = ("snr_fast", "cos_gradient_fast", "cos_gradient_away", "radial", "gradient_decline", "elasticity")
 
-PARAMETER = ("gradient", "fast", "slow", "gradient_fast", "fast_slow", "weight")
+PARAMETER = ("gradient", "fast", "away", "gradient_fast", "fast_away", "weight")
 """Columns per parameter."""
 
 STATISTICS = (
     "r_gradient",
     "r_fast",
-    "r_slow",
+    "r_away",
     "gradient_fast",
-    "gradient_slow",
-    "fast_slow",
+    "gradient_away",
+    "fast_away",
     "fast_weight",
     "weight",
     "variance",
@@ -76,12 +78,16 @@ SMOOTHED = 7
 """The first so many statistics are averaged over about 1/SMOOTHING steps: of one batch they are mostly noise."""
 SMOOTHING = 0.1
 
-BETA_FAST, BETA_SLOW, BETA_SQUARE = 0.9, 0.98, 0.995
-"""Decay per step of the two momenta and of the second moment."""
+BETA_FAST, BETA_SQUARE = 0.9, 0.995
+"""Decay per step of the momentum and of the second moment."""
+AVERAGE = 6.0
+"""The averaged weights give step t the weight t^(AVERAGE - 1): about the last sixth of the run so far."""
 LOSS_FAST, LOSS_SLOW = 0.15, 0.02
 """Weights of a new loss in the fast and the slow average."""
 LOSS_FIRST = 5
 """Losses averaged into the reference that progress is measured against."""
+AWAY = 5.0
+"""Unit of the distance from the averaged weights: the share of the weights' size that counts as 1 is 1/AWAY."""
 _TINY = 1e-30
 
 
@@ -211,7 +217,7 @@ def tensor_columns(
         ((r1 + 1e-4).log() / 4, started),
         ((r2 + 1e-4).log() / 4, started),
         ((c01 - (1 - BETA_FAST) * r0) / (r0 * r1 + 1e-12).sqrt(), started),
-        ((c02 - (1 - BETA_SLOW) * r0) / (r0 * r2 + 1e-12).sqrt(), started),
+        (c02 / (r0 * r2 + 1e-12).sqrt(), started),
         (c12 / (r1 * r2 + 1e-12).sqrt(), started),
         ((r0 + 1e-4).log() / 4, started),
         (c1w / (r1 + 1e-12).sqrt(), started),

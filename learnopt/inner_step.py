@@ -13,8 +13,8 @@ from learnopt.kernels import in_place
 from learnopt.layout import Layout
 from learnopt.rule import Decision
 
-MOMENTS = ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq")
-"""Names of the rule's moments in the state of a parameter."""
+MOMENTS = ("exp_avg", "param_avg", "exp_avg_sq")
+"""Names of the rule's large state of a parameter: momentum, averaged weights, second moment."""
 
 
 class Work(NamedTuple):
@@ -55,10 +55,10 @@ def by_kernel(work: Work, theta: Tensor) -> tuple[Tensor, Tensor]:
     """The step in place, one pass over memory per tensor and orthogonalisation."""
     layout = Layout.of([p.shape for p in work.params])
     run = work.run.clone()[None]
-    fast, slow, square = ([state[name] for state in work.states] for name in MOMENTS)
+    fast, average, square = ([state[name] for state in work.states] for name in MOMENTS)
     net = in_place.InPlaceNet(
         theta, layout, [state["memory"] for state in work.states], run, [p.detach() for p in work.params],
-        in_place.Moments(fast, slow, square), _options(work.groups),
+        in_place.Moments(fast, average, square), _options(work.groups),
     )  # fmt: skip
     net.step(work.grads, None if work.loss is None else work.loss.float(), work.horizon)
     torch.autograd.graph.increment_version(work.params)  # so that autograd notices, as after any in-place change
@@ -99,7 +99,7 @@ def functional(work: Work, w: dict[str, Tensor]) -> tuple[Work, Tensor]:
     decision = _scaled(decision, work.groups)
     new, state = rule.move(w, layout, params, [g[None] for g in work.grads], state, decision)
     packed = memory.write_memory(state, decision)[0].unbind(0)
-    columns = zip(state.fast, state.slow, state.square, packed, strict=True)
+    columns = zip(state.fast, state.average, state.square, packed, strict=True)
     states = [dict(zip((*MOMENTS, "memory"), (*(x[0] for x in row[:3]), row[3]), strict=True)) for row in columns]
     run = before._replace(history=state.history, step=state.step, schedule=decision.schedule[0])
     moved = work._replace(params=[p[0] for p in new], states=states, run=memory.write_run(run))
@@ -116,4 +116,10 @@ def _scaled(decision: Decision, groups: list[dict[str, Any]]) -> Decision:
     if any(own):
         given = like.new_tensor([float(g["weight_decay"] or 0.0) for g in groups])
         decay = torch.where(torch.tensor(own, device=like.device), (step_size * given).clamp(max=1.0), decay)
-    return decision._replace(step_size=step_size, decay=decay.clamp(max=1.0))
+    return decision._replace(step_size=step_size, decay=decay.clamp(max=1.0), pull=(decision.pull * lr).clamp(max=1.0))
+
+
+def large_state(p: Tensor) -> dict[str, Tensor]:
+    """A parameter's large state before its first step; `p` is real and of the working precision."""
+    zero = torch.zeros_like(p, memory_format=torch.contiguous_format)
+    return dict(zip(MOMENTS, (zero, p.clone(memory_format=torch.contiguous_format), zero.clone()), strict=True))

@@ -18,7 +18,7 @@ from learnopt.rule import Decision, RuleState
 _S, _H = len(features.STATISTICS), meta_network.HIDDEN
 _PARTS = {
     "hidden": _H, "cell": _H, "statistics": _S, "rms0": 1, "unit": 1, "peak": 1, "age": 1,
-    "step_size": 1, "decay": 1, "gate": 1, "mixture": 3,
+    "step_size": 1, "decay": 1, "gate": 1, "mixture": 2, "pull": 1,
 }  # fmt: skip
 MEMORY_SIZE = sum(_PARTS.values())
 """Numbers per tensor: recurrent state, statistics, units and the last decision."""
@@ -74,9 +74,9 @@ def field(memory: Tensor, name: str) -> Tensor:
 def decided(memory: Tensor | None) -> dict[str, float]:
     """The last decision about one tensor, `(MEMORY_SIZE,)`, for people to read; zeros before its first step."""
     values = torch.zeros(MEMORY_SIZE) if memory is None else memory.detach().float().cpu()
-    names = {"learning_rate": "step_size", "decay": "decay", "orthogonal": "gate"}
+    names = {"learning_rate": "step_size", "decay": "decay", "orthogonal": "gate", "pull": "pull"}
     scalars = {key: float(field(values, name)[0]) for key, name in names.items()}
-    return scalars | dict(zip(("gradient", "fast", "slow"), field(values, "mixture").tolist(), strict=True))
+    return scalars | dict(zip(("gradient", "momentum"), field(values, "mixture").tolist(), strict=True))
 
 
 def read_state(memory: Tensor, moments: tuple[tuple[Tensor, ...], ...], run: Run, dtype: torch.dtype) -> RuleState:
@@ -84,9 +84,9 @@ def read_state(memory: Tensor, moments: tuple[tuple[Tensor, ...], ...], run: Run
     parts = dict(zip(_PARTS, torch.split(memory.to(dtype), list(_PARTS.values()), -1), strict=True))
     small = {name: parts[name][..., 0] for name in ("rms0", "unit", "peak")}
     history = LossHistory(*(h.to(dtype) for h in run.history))
-    fast, slow, square = moments
+    fast, average, square = moments
     return RuleState(
-        fast, slow, square, parts["hidden"], parts["cell"], parts["statistics"],
+        fast, average, square, parts["hidden"], parts["cell"], parts["statistics"],
         small["rms0"], small["unit"], small["peak"], parts["age"][0, :, 0], history, run.step.to(dtype),
     )  # fmt: skip
 
@@ -97,6 +97,7 @@ def write_memory(state: RuleState, decision: Decision | None) -> Tensor:
     like = state.unit
     made = [like.new_zeros(n, count, 6)] if decision is None else [
         decision.step_size[..., None], decision.decay[..., None], decision.gate[..., None], decision.mixture,
+        decision.pull[..., None],
     ]  # fmt: skip
     columns = [
         state.hidden, state.cell, state.statistics, state.rms0[..., None], state.unit[..., None],

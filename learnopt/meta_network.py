@@ -13,8 +13,9 @@ from learnopt import features
 HIDDEN, CONTEXT, WIDTH = 12, 8, 4
 """Units of the per-tensor LSTM, of the global layer and of the per-parameter MLP."""
 
-OUTPUTS = ("log_step", "gradient", "fast", "slow", "log_decay", "gate")
-"""Raw outputs per tensor: step size and decay as logarithms, logits of the mixture and of the orthogonalised share."""
+OUTPUTS = ("log_step", "gradient", "log_decay", "gate", "pull")
+"""Raw outputs per tensor: step size and decay as logarithms; logits of the gradient's share beside the momentum, of the
+orthogonalised share and of the pull towards the averaged weights."""
 
 SCHEDULED = {"log_step": 1.0, "log_decay": 2 / 3}
 """Outputs that the schedule multiplies, as shares of its logit: steps grow by exp(2 x), decay by exp(3 x)."""

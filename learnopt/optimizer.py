@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from learnopt import artifact, inner_step, intake, memory, meta_network, stop_head
-from learnopt.inner_step import MOMENTS, Work
+from learnopt.inner_step import Work
 from learnopt.layout import Layout
 
 _GRADIENT_LIMIT = 1e15
@@ -154,7 +154,7 @@ class LearnedOptimizer(Optimizer):
             state = self.state[p]
             if "memory" not in state:
                 plain = intake.plain(p, intake.precision([p]))
-                state.update({name: torch.zeros_like(plain, memory_format=torch.contiguous_format) for name in MOMENTS})
+                state.update(inner_step.large_state(plain))
                 state["memory"] = rows[p].to(p.device, copy=True)
 
     def _rms0(self, p: Tensor) -> Tensor:
@@ -238,8 +238,9 @@ class LearnedOptimizer(Optimizer):
     def explain(self) -> list[dict[str, Any]]:
         """What was decided for every parameter tensor in the last step, in the groups' order.
 
-        Keys: `shape`, `learning_rate`, `decay` (share of the weight removed), `gradient`, `fast`, `slow` (mixture of
-        directions, sums to 1) and `orthogonal` (share of the orthogonalised direction).
+        Keys: `shape`, `learning_rate`, `decay` (share of the weight removed), `gradient`, `momentum` (mixture of
+        directions, sums to 1), `orthogonal` (share of the orthogonalised direction) and `pull` (share of the way back
+        to the averaged weights).
         """
         return [
             {"shape": tuple(p.shape), **memory.decided(self.state.get(p, {}).get("memory"))} for p in self._params()

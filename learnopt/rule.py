@@ -2,10 +2,12 @@
 
 Three levels decide (`decide`), one function moves a tensor (`advance`), both pure. Every tensor has a leading run
 dimension `N`; a plain optimizer is the case `N = 1`. With zero output weights the rule is a hand-designed optimizer:
-half normalised momentum, half orthogonalised momentum, steps relative to the weights, warm-up and linear decay.
+half normalised momentum, half orthogonalised momentum, steps relative to the weights, warm-up and linear decay, and
+from the last tenth of a told horizon on a pull towards the average of the weights.
 
 Sources: normalised momentum mixtures and per-parameter MLP after Metz et al. 2022 (VeLO) and Moudgil et al. 2025
-(Celo); orthogonalised momentum after Jordan et al. 2024 (Muon).
+(Celo); orthogonalised momentum after Jordan et al. 2024 (Muon); weights pulled towards their average after Zhang et al.
+2019 (Lookahead), the polynomial average after Shamir and Zhang 2013.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from learnopt import features
-from learnopt.features import BETA_FAST, BETA_SLOW, BETA_SQUARE, LossHistory
+from learnopt.features import AVERAGE, AWAY, BETA_FAST, BETA_SQUARE, LossHistory
 from learnopt.layout import Layout, TensorShape
 from learnopt.meta_network import HIDDEN, schedule_logit, tensor_outputs
 
@@ -28,6 +30,12 @@ WARMUP = 0.03
 """Share of the told horizon that the base schedule warms up for."""
 FLOOR = 0.005
 """The base schedule does not fall below this, so that a horizon told too short does not freeze the run."""
+PULL = 0.3
+"""Largest share of the way to the averaged weights that one step goes back."""
+PULL_LOGIT = (-6.0, 2.0)
+"""Base logit of that share before the end of the told horizon, and at the end."""
+ENDING = 0.1
+"""Share of the told horizon over which the base logit rises."""
 _TINY = 1e-37
 
 
@@ -35,7 +43,7 @@ class RuleState(NamedTuple):
     """State of `N` runs over `n` tensors; the moments are tuples of `(N, *shape)`, one per tensor."""
 
     fast: tuple[Tensor, ...]
-    slow: tuple[Tensor, ...]
+    average: tuple[Tensor, ...]  # of the weights
     square: tuple[Tensor, ...]
     hidden: Tensor  # (N, n, HIDDEN)
     cell: Tensor  # (N, n, HIDDEN)
@@ -50,10 +58,10 @@ class RuleState(NamedTuple):
     def detached(self) -> RuleState:
         """The same without its graph."""
         names = ("hidden", "cell", "statistics", "rms0", "unit", "peak", "age", "step")
-        fast, slow, square = (tuple(x.detach() for x in moment) for moment in (self.fast, self.slow, self.square))
+        fast, average, square = (tuple(x.detach() for x in moment) for moment in self[:3])
         small: dict[str, Any] = {name: getattr(self, name).detach() for name in names}
         history = LossHistory(*(x.detach() for x in self.history))
-        return self._replace(fast=fast, slow=slow, square=square, history=history, **small)
+        return self._replace(fast=fast, average=average, square=square, history=history, **small)
 
 
 class Decision(NamedTuple):
@@ -64,10 +72,11 @@ class Decision(NamedTuple):
     tensor_columns: Tensor  # (N, n, len(TENSOR)): what it saw of each tensor
     step_size: Tensor  # (N, n): learning rate per tensor, in units of weight
     decay: Tensor  # (N, n): share of each tensor that decays
-    mixture: Tensor  # (N, n, 3): weights of gradient, fast and slow momentum
+    mixture: Tensor  # (N, n, 2): weights of gradient and momentum
     gate: Tensor  # (N, n): share of the orthogonalised direction; 0 for vectors and scalars
     context: Tensor  # (N, n, WIDTH): what the per-parameter MLP is told about its tensor
-    blend: Tensor  # (n, 3): weights of the new gradient in the three moments
+    pull: Tensor  # (N, n): share of the way back to the averaged weights
+    blend: Tensor  # (n, 3): weights of the new values in the momentum, the averaged weights and the second moment
 
 
 def init_state(layout: Layout, params: list[Tensor]) -> RuleState:
@@ -81,7 +90,7 @@ def init_state(layout: Layout, params: list[Tensor]) -> RuleState:
     zeros = torch.zeros(n, count, HIDDEN, device=device)
     return RuleState(
         fast=tuple(torch.zeros_like(p) for p in params),
-        slow=tuple(torch.zeros_like(p) for p in params),
+        average=tuple(p.detach().clone() for p in params),
         square=tuple(torch.zeros_like(p) for p in params),
         hidden=zeros, cell=zeros, statistics=statistics, rms0=rms0, unit=layout.units(rms0),
         peak=torch.zeros(n, count, device=device), age=torch.zeros(count, device=device),
@@ -100,6 +109,14 @@ def base_schedule(step: Tensor, horizon: Tensor) -> Tensor:
     told = (share / WARMUP).clamp(max=1.0) * (1 - step / horizon.clamp_min(1)).clamp(min=FLOOR)
     untold = ((step + 1) / 20).clamp(max=1.0) * (1 + step / 200).rsqrt()
     return torch.where(horizon > 0, told, untold)
+
+
+def base_pull(step: Tensor, horizon: Tensor) -> Tensor:
+    """Base logit of the pull towards the averaged weights, shape `()`: rises only as the told horizon ends."""
+    low, high = PULL_LOGIT
+    share = (step + 1) / horizon.clamp_min(1)
+    ending = ((share - (1 - ENDING)) / ENDING).clamp(0, 1) * (horizon > 0) * (share <= 1)
+    return low + (high - low) * ending
 
 
 def decide(
@@ -132,13 +149,16 @@ def decide(
     step_size = STEP * reach * schedule[:, None] * torch.exp((2 * out[..., 0]).clamp(-7, 7))
     # no decay below the scale of the initialisation: a sine network's frequencies, for one, are not to be forgotten
     grown = (1 - (state.rms0 / (rms + _TINY)) ** 2).clamp_min(0)
-    decay = (DECAY * schedule[:, None] * torch.exp(3 * out[..., 4].clamp(-3, 2))).clamp(0, 0.5) * is_matrix * grown
-    mixture = torch.softmax(out[..., 1:4] + out.new_tensor([0.0, 1.5, 0.0]), -1)
-    gate = torch.sigmoid(out[..., 5]) * is_matrix
+    decay = (DECAY * schedule[:, None] * torch.exp(3 * out[..., 2].clamp(-3, 2))).clamp(0, 0.5) * is_matrix * grown
+    gradient = torch.sigmoid(out[..., 1] - 1.5)
+    mixture = torch.stack([gradient, 1 - gradient], -1)
+    gate = torch.sigmoid(out[..., 3]) * is_matrix
+    pull = PULL * torch.sigmoid(out[..., 4] + base_pull(state.step, horizon))
     told = hidden @ w["mlp_context"] + w["mlp_bias"]
     age = state.age + 1
-    blend = torch.stack([(1 - b) / (1 - b**age) for b in (BETA_FAST, BETA_SLOW, BETA_SQUARE)], -1)
-    decision = Decision(schedule, g, t, step_size, decay, mixture, gate, told, blend)
+    first, square = ((1 - b) / (1 - b**age) for b in (BETA_FAST, BETA_SQUARE))
+    blend = torch.stack([first, AVERAGE / (age + AVERAGE - 1), square], -1)
+    decision = Decision(schedule, g, t, step_size, decay, mixture, gate, told, pull, blend)
     return decision, state._replace(hidden=hidden, cell=cell, history=history, age=age, step=state.step + 1)
 
 
@@ -147,54 +167,57 @@ class Move(NamedTuple):
 
     param: Tensor
     fast: Tensor
-    slow: Tensor
+    average: Tensor
     square: Tensor
     statistics: Tensor  # (N, len(STATISTICS)); (N, L, len(STATISTICS)) for joined vectors
 
 
 def advance(
     w: dict[str, Tensor], shape: TensorShape, decision: Decision, k: int | Tensor, rms: Tensor, unit: Tensor,
-    param: Tensor, grad: Tensor, fast: Tensor, slow: Tensor, square: Tensor,
+    param: Tensor, grad: Tensor, fast: Tensor, average: Tensor, square: Tensor,
 ) -> Move:  # fmt: skip
     """Move tensor number `k` by one step; all tensors are `(N, *shape)`, `rms` and `unit` `(N,)`.
 
     Several vectors joined end to end are moved by one call when `k` gives each parameter's tensor number, `(L,)`, and
-    `rms` and `unit` are `(N, L)`. The moments are stored bias-corrected: their first blend weight is 1.
+    `rms` and `unit` are `(N, L)`. Moments and averages are stored bias-corrected: their first blend weight is 1.
     """
     size = param.shape
-    param, grad, fast, slow, square = (x.reshape(len(param), -1) for x in (param, grad, fast, slow, square))
+    param, grad, fast, average, square = (x.reshape(len(param), -1) for x in (param, grad, fast, average, square))
     one, width = (slice(k, k + 1), 1) if isinstance(k, int) else (k, len(k))
-    step_size, decay, mixture, context = (
-        c[:, one] for c in (decision.step_size, decision.decay, decision.mixture, decision.context)
+    step_size, decay, mixture, context, pull = (
+        c[:, one] for c in (decision.step_size, decision.decay, decision.mixture, decision.context, decision.pull)
     )  # (N, 1 or L, ...)
     blend = decision.blend[one].unbind(-1)
-    fast, slow = torch.lerp(fast, grad, blend[0]), torch.lerp(slow, grad, blend[1])
+    fast = torch.lerp(fast, grad, blend[0])
     square = torch.lerp(square, grad * grad, blend[2])
     scale = (square + _TINY).rsqrt()
-    a0, a1, a2 = (grad * scale).clamp_(-4, 4), fast * scale, slow * scale
-    relative = (param / (rms + 0.03 * unit + _TINY).reshape(-1, width)).clamp_(-3, 3)
-    x = torch.stack([a0, a1, a2, a0 * a1, a1 * a2, relative], -2)  # (N, P, L)
+    a0, a1 = (grad * scale).clamp_(-4, 4), fast * scale
+    size_of_weights = (rms + 0.03 * unit + _TINY).reshape(-1, width)
+    away = param - average
+    relative, b = (param / size_of_weights).clamp_(-3, 3), (AWAY * away / size_of_weights).clamp_(-3, 3)
+    x = torch.stack([a0, a1, b, a0 * a1, a1 * b, relative], -2)  # (N, P, L)
     inner = (w["mlp_in"].mT @ x).add_(context.mT).clamp_(min=0)
     y0, y1 = (w["mlp_out"].mT @ inner + w["mlp_out_bias"].mT).unbind(1)
     s = 0.76 * y0 / (1 + y0.abs())
     rate = (1 + s) / (1 - s)  # exp(2 artanh(s)): within [1/7.3, 7.3], without a transcendental function
-    mix = mixture.mT  # (N, 3, 1 or L)
-    direction = (mix * x[:, :3]).sum(1) * rate + 0.3 * y1
+    mix = mixture.mT  # (N, 2, 1 or L)
+    direction = (mix * x[:, :2]).sum(1) * rate + 0.3 * y1
     if shape.is_matrix:
-        momentum = mix[:, 0] * grad + mix[:, 1] * fast + mix[:, 2] * slow
+        momentum = mix[:, 0] * grad + mix[:, 1] * fast
         rows, columns = shape.matrix
         whole = orthogonalise(momentum.view(-1, rows, columns)).reshape(len(param), -1) * max(rows, columns) ** 0.5
         direction = torch.lerp(direction, whole, decision.gate[:, one])
-    new = param * (1 - decay) - step_size * direction
+    new = param * (1 - decay) - step_size * direction - pull * away
+    average = torch.lerp(average, new, blend[1])
     if isinstance(k, int):
         products = x[:, :3] @ x[:, [0, 1, 2, 5]].mT / x.shape[-1]
         means = [products[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2), (1, 3))]
         statistics = torch.stack([*means, new.square().mean(-1), square.mean(-1)], -1)
     else:
         statistics = torch.stack(
-            [a0 * a0, a1 * a1, a2 * a2, x[:, 3], a0 * a2, x[:, 4], a1 * relative, new * new, square], -1
+            [a0 * a0, a1 * a1, b * b, x[:, 3], a0 * b, x[:, 4], a1 * relative, new * new, square], -1
         )
-    return Move(new.view(size), fast.view(size), slow.view(size), square.view(size), statistics)
+    return Move(new.view(size), fast.view(size), average.view(size), square.view(size), statistics)
 
 
 def orthogonalise(m: Tensor, iterations: int = 5) -> Tensor:
@@ -218,26 +241,28 @@ def move(
     """Carry a decision out: every matrix by itself, all small vectors together. Pure."""
     statistics = state.statistics.clone()
     rms = state.statistics[..., features.STATISTICS.index("weight")].sqrt()
-    new, fast, slow, square = list(params), list(state.fast), list(state.slow), list(state.square)
+    new, fast, average, square = list(params), list(state.fast), list(state.average), list(state.square)
     for k in layout.single:
         shape = layout.tensors[k]
         moved = advance(
-            w, shape, decision, k, rms[:, k], state.unit[:, k], params[k], grads[k], fast[k], slow[k], square[k]
+            w, shape, decision, k, rms[:, k], state.unit[:, k], params[k], grads[k], fast[k], average[k], square[k]
         )
-        new[k], fast[k], slow[k], square[k], statistics[:, k] = moved
+        new[k], fast[k], average[k], square[k], statistics[:, k] = moved
     if layout.joined:
         owner, joined = layout.joined_index.to(rms.device), layout.joined
         whole = [
-            torch.cat([x[i].reshape(len(x[i]), -1) for i in joined], 1) for x in (params, grads, fast, slow, square)
+            torch.cat([x[i].reshape(len(x[i]), -1) for i in joined], 1) for x in (params, grads, fast, average, square)
         ]
         moved = advance(w, TensorShape((len(owner),)), decision, owner, rms[:, owner], state.unit[:, owner], *whole)
-        for values, target in zip(moved[:4], (new, fast, slow, square), strict=True):
+        for values, target in zip(moved[:4], (new, fast, average, square), strict=True):
             for i, part in zip(joined, torch.split(values, layout.joined_sizes, 1), strict=True):
                 target[i] = part.view(params[i].shape)
         statistics[:, list(joined)] = layout.joined_mean.to(rms) @ moved.statistics
     statistics = features.smooth(state.statistics, statistics, state.age)
     peak = torch.maximum(state.peak, statistics[..., features.STATISTICS.index("variance")])
-    state = state._replace(fast=tuple(fast), slow=tuple(slow), square=tuple(square), statistics=statistics, peak=peak)
+    state = state._replace(
+        fast=tuple(fast), average=tuple(average), square=tuple(square), statistics=statistics, peak=peak
+    )
     return new, state
 
 

@@ -35,7 +35,7 @@ class TwoParameterES(AntitheticES):
     """The rule with two meta-parameters: log step size and schedule; all other meta-weights stay as they are."""
 
     name = "two"
-    free: ClassVar[list[int]] = [rule_index("tensor_bias", 0), rule_index("tensor_bias", 4)]
+    free: ClassVar[list[int]] = [rule_index("tensor_bias", 0), rule_index("tensor_bias", 2)]
 
     def perturbed(self, theta: Tensor, seed: int) -> Tensor:
         eps = torch.zeros(self.pairs, theta.numel())

@@ -22,7 +22,7 @@ STEPS, WINDOW = 8, 3
 class TwoParameterPES(PersistentES):
     """Log step size and log decay; all other meta-weights stay as they are."""
 
-    free = (rule_index("tensor_bias", 0), rule_index("tensor_bias", 4))
+    free = (rule_index("tensor_bias", 0), rule_index("tensor_bias", 2))
 
     def _noise(self, seed: int, size: int) -> Tensor:
         eps = torch.zeros(self.pairs, size)

@@ -66,7 +66,7 @@ def test_read_outs() -> None:
     rows = optimizer.explain()
     assert [r["shape"] for r in rows] == [tuple(p.shape) for p in model.parameters()]
     for r in rows:
-        assert r["gradient"] + r["fast"] + r["slow"] == pytest.approx(1, abs=1e-5)
+        assert r["gradient"] + r["momentum"] == pytest.approx(1, abs=1e-5)
         assert (r["orthogonal"] > 0) == (len(r["shape"]) > 1)
         assert r["decay"] == 0 if len(r["shape"]) < 2 else r["decay"] >= 0
     train(task, optimizer, model, 10, 30)

@@ -61,7 +61,7 @@ def test_joined_vectors_equal_vectors_one_by_one() -> None:
     for k, shape in enumerate(layout.tensors):
         one = rule.advance(
             w, shape, decision, k, rms[:, k], state.unit[:, k],
-            params[k], grads[k], state.fast[k], state.slow[k], state.square[k],
+            params[k], grads[k], state.fast[k], state.average[k], state.square[k],
         )  # fmt: skip
         torch.testing.assert_close(new[k], one.param)
         torch.testing.assert_close(moved.square[k], one.square)
@@ -73,7 +73,9 @@ class SlowRule:
 
     def __init__(self, params: list[Tensor], horizon: int) -> None:
         self.p = [p.double().clone() for p in params]
-        self.m = [[torch.zeros_like(p), torch.zeros_like(p), torch.zeros_like(p)] for p in self.p]
+        self.m = [[torch.zeros_like(p), torch.zeros_like(p)] for p in self.p]
+        self.average = [torch.zeros_like(p) for p in self.p]
+        self.total = 0.0
         self.t, self.horizon = 0, horizon
         scales = [self.rms(p) * p.shape[1] ** 0.5 for p in self.p if p.dim() == 2]
         network = math.exp(sum(math.log(s) for s in scales) / len(scales))
@@ -87,21 +89,28 @@ class SlowRule:
     def step(self, grads: list[Tensor]) -> None:
         t, e = self.t, math.e
         schedule = min(1.0, (t + 1) / self.horizon / 0.03) * max(1 - t / self.horizon, 0.005)
-        weights = [1 / (2 + e**1.5), e**1.5 / (2 + e**1.5), 1 / (2 + e**1.5)]
+        weights = [1 / (1 + e**1.5), e**1.5 / (1 + e**1.5)]
+        ending = max(0.0, ((t + 1) / self.horizon - 0.9) / 0.1)
+        pull = 0.3 / (1 + e ** (6 - 8 * ending))
+        # binomial weights, the exact form of a polynomial average
+        weight = math.comb(t + 5, 5)
+        self.total += weight
         for k, g in enumerate(x.double() for x in grads):
-            for i, beta in enumerate((0.9, 0.98, 0.995)):
-                self.m[k][i] = self.m[k][i] * beta + (1 - beta) * (g if i < 2 else g * g)
-            fast, slow, square = (self.m[k][i] / (1 - b ** (t + 1)) for i, b in enumerate((0.9, 0.98, 0.995)))
-            a = [(g / square.sqrt()).clamp(-4, 4), fast / square.sqrt(), slow / square.sqrt()]
+            for i, beta in enumerate((0.9, 0.995)):
+                self.m[k][i] = self.m[k][i] * beta + (1 - beta) * (g if i < 1 else g * g)
+            fast, square = (self.m[k][i] / (1 - b ** (t + 1)) for i, b in enumerate((0.9, 0.995)))
+            a = [(g / square.sqrt()).clamp(-4, 4), fast / square.sqrt()]
             u = sum(w * x for w, x in zip(weights, a, strict=True))
             step = 0.01 * (self.rms(self.p[k]) + self.unit[k]) * schedule
             decay = 0.0
             if g.dim() == 2:
-                momentum = weights[0] * g + weights[1] * fast + weights[2] * slow
+                momentum = weights[0] * g + weights[1] * fast
                 o = rule.orthogonalise(momentum[None])[0] * max(g.shape) ** 0.5
                 u, decay = 0.5 * u + 0.5 * o, 0.003 * schedule
                 decay *= max(0.0, 1 - (self.start[k] / self.rms(self.p[k])) ** 2)
-            self.p[k] = self.p[k] * (1 - decay) - step * u
+            away = self.p[k] - self.average[k] if t else 0.0
+            self.p[k] = self.p[k] * (1 - decay) - step * u - pull * away
+            self.average[k] = self.average[k] + (self.p[k] - self.average[k]) * weight / self.total
         self.t += 1
 
 

@@ -14,7 +14,7 @@ from learnopt.layout import Layout
 from learnopt.task import seed_of
 from learnopt.unroll import Problem, Trajectory, unroll
 
-SPREAD = {"log_step": 0.75, "gradient": 2.0, "fast": 2.0, "slow": 2.0, "log_decay": 1.0, "gate": 2.5}
+SPREAD = {"log_step": 0.75, "gradient": 2.5, "log_decay": 1.0, "gate": 2.5, "pull": 4.0}
 """Noise per raw output in units of the estimator's: about the same effect on a step each."""
 KNOTS = 4
 """The noise changes along a run: linear between so many points."""

@@ -16,7 +16,7 @@ from learnopt.kernels import library
 from learnopt.layout import Layout
 from learnopt.rule import RuleState
 
-_LISTS = ("memory", "param", "fast", "slow", "square", "whole", "grad")
+_LISTS = ("memory", "param", "fast", "average", "square", "whole", "grad")
 
 
 class _Net(ctypes.Structure):
@@ -27,7 +27,7 @@ class _Net(ctypes.Structure):
         ("theta_stride", ctypes.c_int64), ("theta", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in (
             "size", "is_matrix", "root", "share", "shape_columns", "lr", "weight_decay", "memory", "run", "columns",
-            "tensor_columns", "nudge", "context", "param", "fast", "slow", "square", "whole", "grad",
+            "tensor_columns", "nudge", "context", "param", "fast", "average", "square", "whole", "grad",
         )),
     ]  # fmt: skip
 
@@ -49,7 +49,7 @@ class Moments(NamedTuple):
     """The large part of the state: one tensor of `(N, *shape)` per parameter tensor, contiguous float32."""
 
     fast: Sequence[Tensor]
-    slow: Sequence[Tensor]
+    average: Sequence[Tensor]
     square: Sequence[Tensor]
 
 
@@ -157,7 +157,7 @@ class InPlaceRuns:
 
     def __init__(self, theta: Tensor, layout: Layout, params: list[Tensor], state: RuleState) -> None:
         self.params = [_own(p) for p in params]
-        self._moments = Moments(*([_own(x) for x in moment] for moment in (state.fast, state.slow, state.square)))
+        self._moments = Moments(*([_own(x) for x in moment] for moment in (state.fast, state.average, state.square)))
         self._memories, self._run = memory.pack(state)
         self._net = InPlaceNet(_own(theta), layout, self._memories, self._run, self.params, self._moments)
         for p in self.params:

@@ -32,9 +32,11 @@ def constants() -> dict[str, float]:
         "STATISTICS": len(features.STATISTICS), "SMOOTHED": features.SMOOTHED,
         "HIDDEN": meta_network.HIDDEN, "CONTEXT": meta_network.CONTEXT, "WIDTH": meta_network.WIDTH,
         "SMOOTHING": features.SMOOTHING, "LOSS_FAST": features.LOSS_FAST, "LOSS_SLOW": features.LOSS_SLOW,
-        "LOSS_FIRST": float(features.LOSS_FIRST), "BETA_FAST": features.BETA_FAST, "BETA_SLOW": features.BETA_SLOW,
+        "LOSS_FIRST": float(features.LOSS_FIRST), "BETA_FAST": features.BETA_FAST, "AVERAGE": features.AVERAGE, "AWAY": features.AWAY,
         "BETA_SQUARE": features.BETA_SQUARE, "STEP": rule.STEP, "DECAY": rule.DECAY, "WARMUP": rule.WARMUP,
-        "SCHEDULE_FLOOR": rule.FLOOR, "MEMORY": memory.MEMORY_SIZE, "RUN": memory.RUN_SIZE,
+        "SCHEDULE_FLOOR": rule.FLOOR, "PULL": rule.PULL,
+        "PULL_LOW": rule.PULL_LOGIT[0], "PULL_HIGH": rule.PULL_LOGIT[1], "ENDING": rule.ENDING,
+        "MEMORY": memory.MEMORY_SIZE, "RUN": memory.RUN_SIZE,
         **{f"AT_{name.upper()}": start for name, start in memory.PLACES.items()},
         **{f"RUN_{name.upper()}": i for i, name in enumerate(memory.RUN_FIELDS)},
     }  # fmt: skip

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define PARAMETER 6
-#define OUT 6
+#define OUT 5
 #define TINY 1e-30f
 #define TINIEST 1e-37f
 
@@ -35,7 +35,7 @@ typedef struct {
     float *tensor_columns;      /* (N, n, TENSOR) */
     const float *nudge;         /* (N, n, OUT), added to the raw outputs; NULL for none */
     float *context;             /* (N, n, WIDTH) */
-    float **param, **fast, **slow, **square; /* (N, size) each */
+    float **param, **fast, **average, **square; /* (N, size) each */
     float **whole;              /* (N, size): momentum out, its orthogonalisation in; NULL for vectors */
     const float **grad;         /* (N, size); NULL for none */
 } Net;
@@ -84,7 +84,7 @@ static void tensor_columns(const Net *net, int64_t r, int64_t k, float *t)
     t[0] = logf(r1 + 1e-4f) / 4.0f;
     t[1] = logf(r2 + 1e-4f) / 4.0f;
     t[2] = (c01 - (1.0f - BETA_FAST) * r0) / sqrtf(r0 * r1 + 1e-12f);
-    t[3] = (c02 - (1.0f - BETA_SLOW) * r0) / sqrtf(r0 * r2 + 1e-12f);
+    t[3] = c02 / sqrtf(r0 * r2 + 1e-12f);
     t[4] = c12 / sqrtf(r1 * r2 + 1e-12f);
     t[5] = logf(r0 + 1e-4f) / 4.0f;
     t[6] = c1w / sqrtf(r1 + 1e-12f);
@@ -134,6 +134,15 @@ static float base_schedule(float step, float horizon)
     return clamp((step + 1.0f) / 20.0f, 0.0f, 1.0f) / sqrtf(1.0f + step / 200.0f);
 }
 
+/* rule.base_pull */
+static float base_pull(float step, float horizon)
+{
+    float share = (step + 1.0f) / larger(horizon, 1.0f);
+    if (!(horizon > 0.0f) || share > 1.0f)
+        return PULL_LOW;
+    return PULL_LOW + (PULL_HIGH - PULL_LOW) * clamp((share - (1.0f - ENDING)) / ENDING, 0.0f, 1.0f);
+}
+
 /* y += x W for W of shape (inputs, outputs) */
 static void add_product(const float *x, const float *w, int inputs, int outputs, float *y)
 {
@@ -143,7 +152,8 @@ static void add_product(const float *x, const float *w, int inputs, int outputs,
 }
 
 /* The per-tensor level of rule.decide: LSTM and outputs */
-static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t k, const float *x, float schedule)
+static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t k, const float *x, float schedule,
+                          float pull)
 {
     const int64_t *o = net->offset;
     float gates[4 * HIDDEN], out[OUT], *m = net->memory[k] + r * MEMORY, *hidden = m + AT_HIDDEN, *cell = m + AT_CELL;
@@ -165,16 +175,13 @@ static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t
     float reach = (rms < 1e3f * unit ? rms : 1e3f * unit) + unit, given = net->weight_decay[k];
     float length = net->lr[k] * STEP * reach * schedule * expf(clamp(2.0f * out[0], -7.0f, 7.0f));
     float shrunk = m[AT_RMS0] / (rms + TINIEST), grown = larger(1.0f - shrunk * shrunk, 0.0f);
-    float learned = clamp(DECAY * schedule * expf(3.0f * clamp(out[4], -3.0f, 2.0f)), 0.0f, 0.5f) * is_matrix * grown;
+    float learned = clamp(DECAY * schedule * expf(3.0f * clamp(out[2], -3.0f, 2.0f)), 0.0f, 0.5f) * is_matrix * grown;
     m[AT_STEP_SIZE] = length;
     m[AT_DECAY] = clamp(given == given ? length * given : learned * net->lr[k], 0.0f, 1.0f);
-    m[AT_GATE] = sigmoid(out[5]) * is_matrix;
-    float logit[3] = {out[1], out[2] + 1.5f, out[3]}, sum = 0.0f, *mixture = m + AT_MIXTURE;
-    float most = larger(logit[0], larger(logit[1], logit[2]));
-    for (int i = 0; i < 3; i++)
-        sum += mixture[i] = expf(logit[i] - most);
-    for (int i = 0; i < 3; i++)
-        mixture[i] /= sum;
+    m[AT_GATE] = sigmoid(out[3]) * is_matrix;
+    m[AT_MIXTURE] = sigmoid(out[1] - 1.5f);
+    m[AT_MIXTURE + 1] = 1.0f - m[AT_MIXTURE];
+    m[AT_PULL] = clamp(PULL * sigmoid(out[4] + pull) * net->lr[k], 0.0f, 1.0f);
     float *context = net->context + (r * net->tensors + k) * WIDTH;
     memcpy(context, theta + o[MLP_BIAS], WIDTH * sizeof(float));
     add_product(hidden, theta + o[MLP_CONTEXT], HIDDEN, WIDTH, context);
@@ -208,52 +215,52 @@ static void decide(const Net *net, const float *loss, float horizon)
             logit += g[j] * theta[o[GLOBAL_SKIP] + j];
         float *run = net->run + r * RUN;
         float schedule = base_schedule(run[RUN_STEP], horizon) * expf(2.0f * clamp(logit, -3.0f, 3.0f));
+        float pull = base_pull(run[RUN_STEP], horizon);
         run[RUN_SCHEDULE] = schedule;
         run[RUN_STEP] += 1.0f;
         memcpy(x, g, GLOBAL * sizeof(float));
         for (int64_t k = 0; k < n; k++) {
             tensor_columns(net, r, k, x + GLOBAL);
             memcpy(net->tensor_columns + (r * n + k) * TENSOR, x + GLOBAL, TENSOR * sizeof(float));
-            decide_tensor(net, theta, r, k, x, schedule);
+            decide_tensor(net, theta, r, k, x, schedule, pull);
         }
     }
 }
 
 static void moments(int64_t size, const float *blend, const float *mix, const float *restrict grad,
-                    float *restrict fast, float *restrict slow, float *restrict square, float *restrict whole)
+                    float *restrict fast, float *restrict square, float *restrict whole)
 {
-    float b0 = blend[0], b1 = blend[1], b2 = blend[2], m0 = mix[0], m1 = mix[1], m2 = mix[2];
+    float b0 = blend[0], b1 = blend[1], m0 = mix[0], m1 = mix[1];
     for (int64_t i = 0; i < size; i++) {
         float g = finite_or_zero(grad[i]);
         fast[i] = lerp(fast[i], g, b0);
-        slow[i] = lerp(slow[i], g, b1);
-        square[i] = lerp(square[i], g * g, b2);
+        square[i] = lerp(square[i], g * g, b1);
         if (whole)
-            whole[i] = m0 * g + m1 * fast[i] + m2 * slow[i];
+            whole[i] = m0 * g + m1 * fast[i];
     }
 }
 
 /* Decide, and bring the moments up to date; afterwards `whole` holds the momenta to orthogonalise. */
 void begin_step(const Net *net, const float *loss, float horizon)
 {
-    static const double beta[3] = {BETA_FAST, BETA_SLOW, BETA_SQUARE};
+    static const double beta[2] = {BETA_FAST, BETA_SQUARE};
     decide(net, loss, horizon);
     for (int64_t k = 0; k < net->tensors; k++) {
         int64_t size = net->size[k];
         for (int64_t r = 0; r < net->runs; r++) {
             const float *m = net->memory[k] + r * MEMORY;
-            float blend[3];
-            for (int i = 0; i < 3; i++)
+            float blend[2];
+            for (int i = 0; i < 2; i++)
                 blend[i] = (float)((1.0 - beta[i]) / (1.0 - pow(beta[i], m[AT_AGE])));
             moments(size, blend, m + AT_MIXTURE, net->grad[k] + r * size, net->fast[k] + r * size,
-                    net->slow[k] + r * size, net->square[k] + r * size, net->whole[k] ? net->whole[k] + r * size : 0);
+                    net->square[k] + r * size, net->whole[k] ? net->whole[k] + r * size : 0);
         }
     }
 }
 
 /* rule.advance after the moments: the per-parameter level */
 static void advance(int64_t size, const float *theta, const int64_t *o, const float *m, const float *context, float root,
-                    const float *restrict grad, const float *restrict fast, const float *restrict slow,
+                    const float *restrict grad, const float *restrict fast, float *restrict average,
                     const float *restrict square, const float *restrict whole, float *restrict param, float *now)
 {
     float w[PARAMETER * WIDTH], u[WIDTH * 2], c[WIDTH];
@@ -262,13 +269,14 @@ static void advance(int64_t size, const float *theta, const int64_t *o, const fl
     memcpy(c, context, sizeof c);
     float v0 = theta[o[MLP_OUT_BIAS]], v1 = theta[o[MLP_OUT_BIAS] + 1];
     float keep = 1.0f - m[AT_DECAY], length = m[AT_STEP_SIZE], gate = m[AT_GATE];
-    float m0 = m[AT_MIXTURE], m1 = m[AT_MIXTURE + 1], m2 = m[AT_MIXTURE + 2];
+    float m0 = m[AT_MIXTURE], m1 = m[AT_MIXTURE + 1], pull = m[AT_PULL], stay = 1.0f - AVERAGE / (m[AT_AGE] + AVERAGE - 1.0f);
     float relative = 1.0f / (sqrtf(m[AT_STATISTICS + 7]) + 0.03f * m[AT_UNIT] + TINIEST);
     float s00 = 0, s11 = 0, s22 = 0, s01 = 0, s02 = 0, s12 = 0, s1w = 0, weight = 0, variance = 0;
     for (int64_t i = 0; i < size; i++) {
         float scale = 1.0f / sqrtf(square[i] + TINIEST);
-        float a0 = clamp(finite_or_zero(grad[i]) * scale, -4.0f, 4.0f), a1 = fast[i] * scale, a2 = slow[i] * scale;
-        float x[PARAMETER] = {a0, a1, a2, a0 * a1, a1 * a2, clamp(param[i] * relative, -3.0f, 3.0f)};
+        float a0 = clamp(finite_or_zero(grad[i]) * scale, -4.0f, 4.0f), a1 = fast[i] * scale;
+        float away = param[i] - average[i], b = clamp(AWAY * away * relative, -3.0f, 3.0f);
+        float x[PARAMETER] = {a0, a1, b, a0 * a1, a1 * b, clamp(param[i] * relative, -3.0f, 3.0f)};
         float y0 = v0, y1 = v1;
         for (int j = 0; j < WIDTH; j++) {
             float inner = c[j];
@@ -279,16 +287,17 @@ static void advance(int64_t size, const float *theta, const int64_t *o, const fl
             y1 += inner * u[2 * j + 1];
         }
         float s = 0.76f * y0 / (1.0f + fabsf(y0));
-        float direction = (m0 * a0 + m1 * a1 + m2 * a2) * ((1.0f + s) / (1.0f - s)) + 0.3f * y1;
+        float direction = (m0 * a0 + m1 * a1) * ((1.0f + s) / (1.0f - s)) + 0.3f * y1;
         if (whole)
             direction = lerp(direction, whole[i] * root, gate);
-        float moved = param[i] * keep - length * direction;
+        float moved = param[i] * keep - length * direction - pull * away;
         param[i] = moved;
+        average[i] = moved + stay * (average[i] - moved); /* exactly `moved` in the first step */
         s00 += a0 * a0;
         s11 += a1 * a1;
-        s22 += a2 * a2;
+        s22 += b * b;
         s01 += x[3];
-        s02 += a0 * a2;
+        s02 += a0 * b;
         s12 += x[4];
         s1w += a1 * x[5];
         weight += moved * moved;
@@ -309,7 +318,7 @@ void end_step(const Net *net)
             float rate = larger(1.0f / m[AT_AGE], SMOOTHING);
             advance(size, net->theta + r * net->theta_stride, net->offset, m,
                     net->context + (r * net->tensors + k) * WIDTH, net->root[k], net->grad[k] + r * size,
-                    net->fast[k] + r * size, net->slow[k] + r * size, net->square[k] + r * size,
+                    net->fast[k] + r * size, net->average[k] + r * size, net->square[k] + r * size,
                     net->whole[k] ? net->whole[k] + r * size : 0, net->param[k] + r * size, now);
             for (int i = 0; i < STATISTICS; i++)
                 s[i] = i < SMOOTHED ? lerp(s[i], now[i], rate) : now[i];
