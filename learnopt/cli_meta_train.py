@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from learnopt import artifact, export
 from learnopt.checkpoint import read_log
+from learnopt.episodes import TaskSource
 from learnopt.locking import locked
 from learnopt.meta_config import MetaTrainConfig, parse_config, read_config
 from learnopt.meta_report import draw_curve, table
 from learnopt.meta_train import MetaTrainer
 from learnopt.provenance import commit
+from learnopt.ranks import RankedPool, launched
 from learnopt.workers import Pool
 
 
@@ -27,7 +31,7 @@ def meta_train(
     workers: Annotated[int, typer.Option(help="worker processes; 0: one per core")] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="override a setting: name=value")] = None,
 ) -> None:
-    """Meta-train by unrolling many inner runs. The same command again goes on where it stopped, even after a kill."""
+    """Meta-train by unrolling many inner runs; under torchrun, over all its processes. The same command again goes on where it stopped, even after a kill."""
     from learnopt.tasks.source import SuiteSource
 
     if workers < 0:
@@ -39,22 +43,45 @@ def meta_train(
     if settings.start_from is not None:
         artifact.load(settings.start_from)
     console = Console(stderr=True)
-    with locked(out), Pool(source, workers or os.cpu_count() or 1) as pool:
+    with _pool(source, workers, out) as pool:
         trainer = MetaTrainer(settings, source, out, pool)
         trainer.on_save = lambda state: export.weights(out, state, settings, " ".join(["learnopt", *sys.argv[1:]]))
         if trainer.state.meta_step:
-            console.print(f"going on at meta-step {trainer.state.meta_step} of {settings.meta_steps}")
+            _say(pool, console, f"going on at meta-step {trainer.state.meta_step} of {settings.meta_steps}")
         try:
             _run(trainer, console)
         except KeyboardInterrupt:
-            console.print(
-                f"interrupted and saved at meta-step {trainer.state.meta_step}; run the same command to go on"
+            _say(
+                pool,
+                console,
+                f"interrupted and saved at meta-step {trainer.state.meta_step}; run the same command to go on",
             )
             raise typer.Exit(130) from None
+        if not pool.leads:
+            return
     rows = read_log(out)
     curve = draw_curve(rows, out)
     Console().print(table(rows))
     console.print(f"wrote {out / export.WEIGHTS}, {curve}")
+
+
+@contextmanager
+def _pool(source: TaskSource, workers: int, out: Path) -> Iterator[Pool]:
+    """The processes that run episodes: this machine's, or every rank's of a `torchrun`."""
+    cores = os.cpu_count() or 1
+    if not launched():
+        with locked(out), Pool(source, workers or cores) as pool:
+            yield pool
+        return
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    ranked = RankedPool(source, workers or max(1, cores // local))
+    with locked(out) if ranked.leads else nullcontext(), ranked:
+        yield ranked
+
+
+def _say(pool: Pool, console: Console, text: str) -> None:
+    if pool.leads:
+        console.print(text)
 
 
 def _settings(config: Path | None, overrides: list[str]) -> MetaTrainConfig:
@@ -72,7 +99,7 @@ def _run(trainer: MetaTrainer, console: Console) -> None:
         TextColumn("meta-training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    with Progress(*columns, console=console, speed_estimate_period=600) as progress:
+    with Progress(*columns, console=console, speed_estimate_period=600, disable=not trainer.pool.leads) as progress:
         bar = progress.add_task("", total=trainer.config.meta_steps, completed=trainer.state.meta_step, note="")
 
         def show(row: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ class MetaTrainer:
 
     def __post_init__(self) -> None:
         self.estimator = make_estimator(self.config)
-        saved = load_checkpoint(self.out, self.config)
+        saved = self.pool.agree(load_checkpoint(self.out, self.config) if self.pool.leads else None)
         self.state = saved or Checkpoint.fresh(self._start(), self.config)
         self.log = MetaLog(self.out, self.state.meta_step)
 
@@ -65,20 +65,30 @@ class MetaTrainer:
     def run(self) -> Checkpoint:
         """Go on until the last meta-step; saves on the way, at the end and when interrupted."""
         saved = time.monotonic()
-        if self.state.meta_step == 0:
-            self._validate({})
         try:
+            if self.state.meta_step == 0:
+                self._validate({})
             while self.state.meta_step < self.config.meta_steps:
                 self.listener(self.step())
-                if time.monotonic() - saved >= 60 * self.config.checkpoint_minutes:
+                if self.pool.agree(time.monotonic() - saved >= 60 * self.config.checkpoint_minutes):
                     self.save()
                     saved = time.monotonic()
-        finally:
             self.save()
+        except BaseException:
+            if all(c is None or "runs" in c for c in self.state.carries):  # all that a checkpoint needs is here
+                self._write()
+            raise
         return self.state
 
     def save(self) -> None:
         """Write log and checkpoint; a crash at any point leaves the previous pair usable."""
+        own, self.state.carries = self.state.carries, self.pool.collect(self.state.carries)
+        self._write()
+        self.state.carries = own
+
+    def _write(self) -> None:
+        if not self.pool.leads:
+            return
         self.log.flush()
         save_checkpoint(self.out, self.state, self.config)
         self.on_save(self.state)
@@ -89,6 +99,7 @@ class MetaTrainer:
         specs = self._episodes()
         estimates = self.pool.estimate(self.estimator, state.theta, specs, state.carries)
         gradient = self.estimator.gradient(state.theta.numel(), estimates)
+        assert gradient.isfinite().all(), f"the estimate of {self.estimator.name} is not finite"
         lr = self._learning_rate(state.meta_step)
         self._update(gradient, lr, estimates)
         row: dict[str, Any] = {

@@ -6,9 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from learnopt.stop_train import Recorder, Recording
 from learnopt.task import Task, seed_of
 from learnopt.unroll import Problem, Telling, unroll
 
+T = TypeVar("T")
 _source: TaskSource | None = None
 
 
@@ -118,6 +120,23 @@ class Pool:
 
     def validate(self, theta: Tensor, config: MetaTrainConfig, seeds: int) -> dict[str, float]:
         """Meta-loss per task of the validation suite."""
-        count = len(self.source.validation())
-        futures = [self._executor.submit(_validate, theta, i, config.valid_steps, seeds) for i in range(count)]
-        return dict(f.result() for f in futures)
+        return dict(self._scores(theta, config, seeds, range(len(self.source.validation()))))
+
+    def _scores(
+        self, theta: Tensor, config: MetaTrainConfig, seeds: int, tasks: Iterable[int]
+    ) -> list[tuple[str, float]]:
+        futures = [self._executor.submit(_validate, theta, i, config.valid_steps, seeds) for i in tasks]
+        return [f.result() for f in futures]
+
+    @property
+    def leads(self) -> bool:
+        """True for the process that writes files and speaks to people."""
+        return True
+
+    def agree(self, value: T) -> T:
+        """What all processes of the run take for `value`."""
+        return value
+
+    def collect(self, carries: list[dict[str, Any] | None]) -> list[dict[str, Any] | None]:
+        """The carries of all episodes, wherever they are."""
+        return carries

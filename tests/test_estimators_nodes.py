@@ -121,3 +121,18 @@ def test_only_the_mlp_is_perturbed_in_its_weights() -> None:
     moved = meta_network.unpack(NodePerturbation(3, 0.1, ["mlp_in"]).perturbed(theta(), 5) - theta())
     for name, part in moved.items():
         assert bool(part.any()) == (name.startswith("mlp_") and name != "mlp_in"), name
+
+
+def test_a_run_that_diverged_does_not_spoil_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> tuple[object, Trajectory]:
+        runs, t = unroll(*args, **kwargs)  # type: ignore[arg-type]
+        assert t.tensor_columns is not None
+        for values in (t.losses[4:, 1], t.valid[-1:, 1], t.columns[4:, 1], t.tensor_columns[4:, 1]):
+            values.fill_(float("nan"))
+        return runs, t
+
+    monkeypatch.setattr(nodes, "unroll", broken)
+    estimate = NodePerturbation(2, 0.1).estimate(theta(), Episode(ToyTask(), 1, STEPS, Telling(STEPS)))
+    assert estimate.gradient is not None
+    assert estimate.gradient.isfinite().all()
+    assert estimate.differences.isfinite().all()

@@ -85,14 +85,15 @@ def replayed_gradient(theta: Tensor, trajectory: Trajectory, wanted: Tensor) -> 
     """Gradient with respect to theta, `(SIZE,)`, of the sum of `wanted` times the raw outputs.
 
     Args:
-        trajectory: with recorded tensor columns; these inputs are held fixed.
+        trajectory: with recorded tensor columns; these inputs are held fixed. What a diverged run recorded counts as 0.
         wanted: `(K, N, n, len(OUTPUTS))`.
     """
     assert trajectory.tensor_columns is not None
     theta = theta.detach().clone().requires_grad_()
+    columns, tensor_columns = (c.nan_to_num(0.0, 0.0, 0.0) for c in (trajectory.columns, trajectory.tensor_columns))
     with torch.enable_grad():
         w = meta_network.unpack(theta)
-        out = meta_network.replay(w, trajectory.columns, trajectory.tensor_columns)
+        out = meta_network.replay(w, columns, tensor_columns)
         (gradient,) = torch.autograd.grad((out * wanted).sum(), theta)
     return gradient
 
