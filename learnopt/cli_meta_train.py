@@ -31,7 +31,9 @@ def meta_train(
     workers: Annotated[int, typer.Option(help="worker processes; 0: one per core")] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="override a setting: name=value")] = None,
 ) -> None:
-    """Meta-train by unrolling many inner runs; under torchrun, over all its processes. The same command again goes on where it stopped, even after a kill."""
+    """Meta-train by unrolling many inner runs; under torchrun, over all its processes.
+
+    The same command again goes on where it stopped, even after a kill."""
     from learnopt.tasks.source import SuiteSource
 
     if workers < 0:

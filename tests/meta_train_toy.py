@@ -1,7 +1,11 @@
-"""`python meta_train_toy.py OUT ESTIMATOR META_STEPS WORKERS`: a small meta-training run, for the kill -9 test."""
+"""`python meta_train_toy.py OUT ESTIMATOR META_STEPS WORKERS`: a small meta-training run, for the kill -9 test.
+
+The same under `torchrun` runs on all ranks.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +13,7 @@ from toy import ToySource
 
 from learnopt.meta_config import MetaTrainConfig
 from learnopt.meta_train import MetaTrainer
+from learnopt.ranks import RankedPool, launched
 from learnopt.workers import Pool
 
 
@@ -21,9 +26,9 @@ def config(estimator: str, meta_steps: int) -> MetaTrainConfig:
 
 def main() -> None:
     out, estimator, meta_steps, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    with Pool(ToySource(), workers) as pool:
+    with (RankedPool if launched() else Pool)(ToySource(), workers) as pool:
         trainer = MetaTrainer(config(estimator, meta_steps), ToySource(), out, pool)
-        trainer.listener = lambda row: print(row["meta_step"], flush=True)
+        trainer.listener = lambda row: print(f"{row['meta_step']} {os.getpid()}\n", end="", flush=True)
         trainer.run()
 
 
