@@ -11,6 +11,7 @@ import learnopt
 ROOT = Path(learnopt.__file__).parent
 RUNTIME = {
     "atomic",
+    "differentiable",
     "features",
     "layout",
     "meta_network",

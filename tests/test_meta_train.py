@@ -76,7 +76,7 @@ def test_interrupt_saves_and_ends_at_once(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), str(tmp_path), "es", "100000", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
-    seen = [int(process.stdout.readline()) for _ in range(3)]
+    seen = [int(process.stdout.readline().split()[0]) for _ in range(3)]
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode not in (0, None)
