@@ -68,7 +68,7 @@ class AutoencodingFamily(TaskFamily):
     datasets = frozenset(["gen:patterns", "gen:manifold"])
 
     def sample(self, rng: np.random.Generator) -> Task:
-        train_rows = log_integer(rng, 64, 2000)
+        train_rows = log_integer(rng, 150, 4000)
         if chance(rng, 0.5):
             dataset, size = "gen:patterns", pick(rng, [6, 8])
             x = patterns(rng, train_rows + 256, size, 1, int(rng.integers(2, 9)))[0].flatten(1)

@@ -114,7 +114,7 @@ class BagFamily(TaskFamily):
             )
             vocabulary, train_rows = 301, log_integer(rng, 64, 500)
         else:
-            dataset, classes, train_rows = "gen:topics", int(rng.integers(2, 9)), log_integer(rng, 64, 1000)
+            dataset, classes, train_rows = "gen:topics", int(rng.integers(2, 9)), log_integer(rng, 150, 2000)
             rows = topic_bags(rng, train_rows + 256, vocabulary, int(rng.integers(8, 33)), classes)
         width, hidden = log_integer(rng, 4, 16), pick(rng, [[], [], [16], [24]])
         scale, attentive = pick(rng, [1.0, 1.0, 0.1, 0.3]), chance(rng, 0.3)
@@ -142,7 +142,7 @@ class SetFamily(TaskFamily):
 
     def sample(self, rng: np.random.Generator) -> Task:
         columns, points, classes = int(rng.integers(1, 5)), int(rng.integers(4, 13)), int(rng.integers(2, 6))
-        train_rows = log_integer(rng, 64, 1000)
+        train_rows = log_integer(rng, 150, 2000)
         label = rng.integers(classes, size=train_rows + 256)
         mix = rng.standard_normal((classes, columns, columns)) + np.eye(columns)
         x = (

@@ -132,7 +132,7 @@ class GraphFamily(TaskFamily):
     datasets = frozenset(["gen:small-graphs"])
 
     def sample(self, rng: np.random.Generator) -> Task:
-        nodes, columns, train_rows = int(rng.integers(5, 11)), int(rng.integers(2, 7)), log_integer(rng, 64, 1000)
+        nodes, columns, train_rows = int(rng.integers(5, 11)), int(rng.integers(2, 7)), log_integer(rng, 150, 2000)
         rows = train_rows + 256
         density = rng.uniform(0.2, 0.8, (rows, 1, 1))
         edges = np.triu(rng.random((rows, nodes, nodes)) < density, 1)

@@ -99,7 +99,7 @@ class PatternFamily(TaskFamily):
 
     def sample(self, rng: np.random.Generator) -> Task:
         size, channels = pick(rng, [6, 8, 8, 8, 10, 12]), pick(rng, [1, 1, 1, 2, 3])
-        classes, train_rows = int(rng.integers(2, 13)), log_integer(rng, 64, 1500)
+        classes, train_rows = int(rng.integers(2, 13)), log_integer(rng, 150, 4000)
         rows = patterns(rng, train_rows + VALIDATION_ROWS, size, channels, classes)
         kind, make = self.network(rng, channels, size, classes)
         return _classification(rng, f"{self.name}-{kind}", kind, "gen:patterns", rows, train_rows, make)

@@ -91,7 +91,7 @@ class TextFamily(TaskFamily):
         vocabulary = pick(rng, [50, 100, 200, 300]) if by_word else len(ALPHABET)
         stream = words(corpus, vocabulary) if by_word else characters(corpus)
         held = VALIDATION_TOKENS // (4 if by_word else 1)
-        train_tokens = min(log_integer(rng, 500, 100_000), len(stream) - 2 * held)
+        train_tokens = min(log_integer(rng, 2000, 100_000), len(stream) - 2 * held)
         start = int(rng.integers(len(stream) - train_tokens - held))
         end = start + train_tokens
         inputs, targets = windows(stream[end : end + held], length)
@@ -110,7 +110,7 @@ class GrammarFamily(TaskFamily):
     def sample(self, rng: np.random.Generator) -> Task:
         kind = weighted(rng, NETWORKS)
         length = pick(rng, [8, 8, 12, 16]) if kind in ("transformer", "embedding-mlp") else pick(rng, [6, 8, 10])
-        train_rows = log_integer(rng, 64, 3000)
+        train_rows = log_integer(rng, 150, 5000)
         data = pick(rng, list(GRAMMARS.values()))(rng, train_rows + 128, length)
         # Sorting and adding look at the whole input; a causal mask would make sorting hopeless.
         causal = data.dataset != "gen:sort"

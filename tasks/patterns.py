@@ -75,6 +75,6 @@ def patterns(rng: np.random.Generator, rows: int, size: int, channels: int, clas
         colour = rng.normal(0.5, 1, channels) if channels > 1 else np.ones(1)
         images[mine] = image[:, None] * colour[:, None, None]
     images *= np.exp(0.3 * rng.standard_normal((rows, 1, 1, 1)))
-    images += rng.uniform(0.1, 1.5) * rng.standard_normal(images.shape)
+    images += np.exp(rng.uniform(np.log(0.05), np.log(1.2))) * rng.standard_normal(images.shape)
     images = (images - images.mean()) / images.std()
     return torch.tensor(images, dtype=torch.float32), torch.tensor(label, dtype=torch.int64)

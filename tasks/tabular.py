@@ -31,7 +31,7 @@ from learnopt.tasks.tables import GENERATORS, Table, from_arrays
 
 FOLDER_TABLES = ("csv:phoneme", "csv:mammography", "csv:sonar", "csv:pollution")
 VALIDATION_ROWS = 256
-SMALL = 0.4
+SMALL = 0.25
 """Share of the generated tables that are small enough to be memorised."""
 
 
@@ -112,7 +112,7 @@ class TableFamily(TaskFamily):
         self.datasets = frozenset(sources)
 
     def sample(self, rng: np.random.Generator) -> Task:
-        train_rows = log_integer(rng, *((32, 300) if chance(rng, SMALL) else (64, 3000)))
+        train_rows = log_integer(rng, *((32, 300) if chance(rng, SMALL) else (150, 5000)))
         table = pick(rng, list(self.sources.values()))(rng, train_rows + VALIDATION_ROWS)
         total = len(table.features)
         if total != train_rows + VALIDATION_ROWS:
