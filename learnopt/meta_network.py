@@ -106,10 +106,10 @@ def replay(w: dict[str, Tensor], g: Tensor, t: Tensor) -> Tensor:
     i, f, o, c = torch.split(torch.arange(4 * HIDDEN), HIDDEN)
     order = torch.cat([i, f, c, o])  # torch's order of the gates
     flat = [w["lstm_in"][0].mT[order], w["lstm_hidden"][0].mT[order], w["lstm_bias"][0, 0, order]]
-    zero = torch.zeros(1, n * count, HIDDEN)
-    weights = [*flat, torch.zeros(4 * HIDDEN)]
+    zero = t.new_zeros(1, n * count, HIDDEN)
+    weights = [*flat, t.new_zeros(4 * HIDDEN)]
     hidden = torch.lstm(x.reshape(steps, n * count, -1), (zero, zero), weights, True, 1, 0.0, False, False, False)[0]
     out = hidden.view(steps, n, count, HIDDEN) @ w["tensor_out"] + x @ w["tensor_skip"] + w["tensor_bias"][0]
     logit = schedule_logit(w, g.reshape(steps * n, -1)).view(steps, n, 1)
-    acts = torch.tensor([SCHEDULED.get(name, 0.0) for name in OUTPUTS])
+    acts = t.new_tensor([SCHEDULED.get(name, 0.0) for name in OUTPUTS])
     return out + logit[..., None] * acts
