@@ -5,6 +5,8 @@ What the outputs do to the parameters is the business of `learnopt.rule`.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,11 @@ def unpack(theta: Tensor) -> dict[str, Tensor]:
     rows = theta.reshape(-1, SIZE)
     parts = torch.split(rows, [a * b for a, b in SHAPES.values()], -1)
     return {name: part.reshape(-1, *shape) for (name, shape), part in zip(SHAPES.items(), parts, strict=True)}
+
+
+def mask(parts: Collection[str]) -> Tensor:
+    """`(SIZE,)`: 1 in the named parts of theta, 0 elsewhere."""
+    return torch.cat([torch.full((a * b,), float(name in parts)) for name, (a, b) in SHAPES.items()])
 
 
 def mean_by_part(values: Tensor) -> Tensor:

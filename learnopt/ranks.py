@@ -7,7 +7,7 @@ estimators that have one; never parameters of inner runs. All ranks then take th
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -86,7 +86,7 @@ class RankedPool(Pool):
             merged[rank :: self.size] = part
         return merged
 
-    def _exchange(self, what: Any) -> None:
+    def _exchange(self, what: Callable[[], object]) -> None:
         try:
             what()
         except RuntimeError as error:

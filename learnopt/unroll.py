@@ -173,7 +173,7 @@ def unroll(
     losses, columns, seen, valid = [], [], [], []
     moving: _TorchRuns | in_place.InPlaceRuns
     if compiled:
-        moving = in_place.InPlaceRuns(theta, problem.layout, runs.params, runs.state)
+        moving = in_place.InPlaceRuns(theta, problem.layout, runs.params, runs.state, record=record)
     else:
         moving = _TorchRuns(theta, problem.layout, runs, differentiable)
     with torch.random.fork_rng(devices=[]):

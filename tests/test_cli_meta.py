@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from learnopt.cli import run
-from learnopt.meta_config import read_config
+from learnopt.meta_config import MetaTrainConfig, read_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,4 +45,4 @@ def test_bad_input(
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.toml")) + sorted(ROOT.glob("results/*/*.toml")), ids=str)
 def test_configs_in_the_repository_are_valid(path: Path) -> None:
-    read_config(path)
+    assert isinstance(read_config(path), MetaTrainConfig)

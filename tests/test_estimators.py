@@ -23,7 +23,7 @@ from learnopt.estimators import (
     backprop,
     noise,
 )
-from learnopt.estimators import es as es_module
+from learnopt.estimators.windows import Windowed
 from learnopt.task import seed_of
 from learnopt.unroll import Problem, Telling, Trajectory, unroll
 
@@ -48,7 +48,7 @@ def test_es_agrees_with_the_exact_meta_gradient(monkeypatch: pytest.MonkeyPatch)
     sigma, pairs, jobs = 0.02, 16, 12
     monkeypatch.setattr(objective, "paired", lambda losses: losses[: len(losses) // 2] - losses[len(losses) // 2 :])
     # every pair sees the same run: the expectation is over the noise alone
-    monkeypatch.setattr(es_module, "seed_of", lambda *parts: 7)
+    monkeypatch.setattr(Estimator, "problem", lambda self, e: Problem(e.task, [7] * self.pairs, copies=2))
     estimator = TwoParameterES(pairs, sigma)
     samples = []
     for job in range(jobs):
@@ -122,8 +122,12 @@ def test_noise_reuse_windows_walk_through_the_episode_under_one_noise() -> None:
     runs, _ = unroll(problem, reuse.perturbed(THETA, 3), problem.begin(), 0, 5, Telling(8))
     for a, b in zip(runs.params, first.carry["runs"].params, strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(ValueError, match="window"):
-        NoiseReuseES(2, 0.05, window=0)
+
+
+@pytest.mark.parametrize("kind", [e for e in ESTIMATORS.values() if issubclass(e, Windowed)], ids=lambda k: k.name)
+def test_windows_have_at_least_one_step(kind: type[Windowed]) -> None:
+    with pytest.raises(ValueError, match="window must be at least 1 step, got 0"):
+        kind(2, 0.05, window=0)
 
 
 def test_paired_differences_do_not_depend_on_the_tasks_scale_and_are_clipped() -> None:
@@ -193,5 +197,3 @@ def test_backprop_walks_in_windows_and_clips() -> None:
     for estimate in (first, second):
         assert estimate.gradient is not None
         assert float(estimate.gradient.norm()) <= backprop.CLIP * 1.0001
-    with pytest.raises(ValueError, match="window"):
-        Backprop(2, 0.05, window=0)

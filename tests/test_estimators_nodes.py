@@ -8,7 +8,7 @@ from torch import Tensor
 from toy import ToyTask
 
 from learnopt import meta_network, objective
-from learnopt.estimators import Episode, NodePerturbation, nodes
+from learnopt.estimators import Episode, Estimator, NodePerturbation, nodes
 from learnopt.layout import Layout
 from learnopt.unroll import Problem, Telling, Trajectory, unroll
 
@@ -20,7 +20,7 @@ def theta(spread: float = 0.1) -> Tensor:
     """Random output weights, but an MLP that says nothing: what it hears of the LSTM is not part of the replay."""
     g = torch.Generator().manual_seed(2)
     drawn = meta_network.initial_theta(g) + spread * torch.randn(meta_network.SIZE, generator=g)
-    return drawn * (1 - nodes._mask(["mlp_out", "mlp_out_bias"]))
+    return drawn * (1 - meta_network.mask(["mlp_out", "mlp_out_bias"]))
 
 
 def exact(problem: Problem, weights: Tensor, nudges: Tensor) -> tuple[Tensor, Trajectory]:
@@ -85,7 +85,7 @@ def test_estimate_is_the_smoothed_gradient(monkeypatch: pytest.MonkeyPatch) -> N
     """Undivided differences: E[d z / (2 sigma)] is the noise's covariance times the gradient at the outputs."""
     sigma, pairs, jobs = 0.02, 48, 10
     monkeypatch.setattr(objective, "paired", lambda losses: losses[: len(losses) // 2] - losses[len(losses) // 2 :])
-    monkeypatch.setattr(nodes, "seed_of", lambda *parts: parts[1] if parts[0] == "output noise" else 7)
+    monkeypatch.setattr(Estimator, "problem", lambda self, e: Problem(e.task, [7] * self.pairs, copies=2))
     task, weights = ToyTask("bare"), theta()
     estimator = NodePerturbation(pairs, 1e-9, sigma_outputs=sigma)
     problem = Problem(task, [7])

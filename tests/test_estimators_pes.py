@@ -11,7 +11,7 @@ from torch import Tensor
 from toy import ToyTask
 
 from learnopt import meta_network, objective
-from learnopt.estimators import Episode, PersistentES, noise, pes
+from learnopt.estimators import Episode, Estimator, PersistentES, noise
 from learnopt.task import seed_of
 from learnopt.unroll import Problem, Telling, unroll
 
@@ -46,7 +46,7 @@ def test_pes_agrees_with_the_exact_meta_gradient_of_all_windows(monkeypatch: pyt
     sigma, jobs = 0.02, 24
     monkeypatch.setattr(objective, "paired", lambda losses: losses[: len(losses) // 2] - losses[len(losses) // 2 :])
     # every pair sees the same run; the noise still differs between episodes and windows
-    monkeypatch.setattr(pes, "seed_of", lambda *parts: seed_of(*parts) if "window" in parts else 7)
+    monkeypatch.setattr(Estimator, "problem", lambda self, e: Problem(e.task, [7] * self.pairs, copies=2))
     estimator = TwoParameterPES(24, sigma, window=WINDOW)
     free = list(TwoParameterPES.free)
     got = torch.stack([episode_gradient(estimator, job)[free] / (2 * sigma) for job in range(jobs)])
@@ -78,5 +78,3 @@ def test_noise_is_fresh_in_every_window_and_accumulates() -> None:
     both = first.carry["noise"] + noise(seed_of(3, "window", 5), 2, len(THETA))
     assert second.carry is None
     torch.testing.assert_close(second.gradient, second.differences @ both / 2)
-    with pytest.raises(ValueError, match="window"):
-        PersistentES(2, 0.05, window=0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from learnopt import meta_network
 from learnopt.task import Task, seed_of
-from learnopt.unroll import Telling
+from learnopt.unroll import Problem, Telling
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class Estimator(ABC):
     def estimate(self, theta: Tensor, episode: Episode, carry: dict[str, Any] | None) -> Estimate:
         """Run one job; `carry` is what the previous job of the same particle returned, None at its start."""
 
+    def problem(self, episode: Episode) -> Problem:
+        """The episode's runs, every pair with an initialisation and batches of its own."""
+        return Problem(episode.task, [seed_of(episode.seed, i) for i in range(self.pairs)], copies=2)
+
     def gradient(self, size: int, estimates: list[Estimate]) -> Tensor:
         """Mean over episodes, `(size,)`: of what a job says itself, or of its differences times their noise."""
         total = torch.zeros(size)
@@ -82,10 +86,7 @@ class Estimator(ABC):
 
     def _free(self, values: Tensor) -> Tensor:
         """`(..., SIZE)` with zeros at the frozen parts."""
-        if not self.frozen:
-            return values
-        free = [torch.full((a * b,), float(name not in self.frozen)) for name, (a, b) in meta_network.SHAPES.items()]
-        return values * torch.cat(free)
+        return values * (1 - meta_network.mask(self.frozen)) if self.frozen else values
 
 
 def noise(seed: int, pairs: int, size: int) -> Tensor:

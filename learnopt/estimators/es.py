@@ -8,8 +8,7 @@ from torch import Tensor
 
 from learnopt import objective
 from learnopt.estimators.base import Episode, Estimate, Estimator
-from learnopt.task import seed_of
-from learnopt.unroll import Problem, unroll
+from learnopt.unroll import unroll
 
 
 class AntitheticES(Estimator):
@@ -19,8 +18,7 @@ class AntitheticES(Estimator):
 
     def estimate(self, theta: Tensor, episode: Episode, carry: dict[str, Any] | None = None) -> Estimate:
         """One episode from its initialisation to its horizon; `carry` is not used."""
-        seeds = [seed_of(episode.seed, i) for i in range(self.pairs)]
-        problem = Problem(episode.task, seeds, copies=2)
+        problem = self.problem(episode)
         steps = episode.steps
         thetas = self.perturbed(theta, episode.seed)
         points = objective.valid_at(0, steps, steps)

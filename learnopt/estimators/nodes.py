@@ -12,7 +12,7 @@ from learnopt import meta_network, objective
 from learnopt.estimators.base import Episode, Estimate, Estimator
 from learnopt.layout import Layout
 from learnopt.task import seed_of
-from learnopt.unroll import Problem, Trajectory, unroll
+from learnopt.unroll import Trajectory, unroll
 
 SPREAD = {"log_step": 0.75, "gradient": 2.5, "log_decay": 1.0, "gate": 2.5, "pull": 4.0}
 """Noise per raw output in units of the estimator's: about the same effect on a step each."""
@@ -49,7 +49,7 @@ class NodePerturbation(Estimator):
     def estimate(self, theta: Tensor, episode: Episode, carry: dict[str, Any] | None = None) -> Estimate:
         """One episode from its initialisation to its horizon; `carry` is not used."""
         steps = episode.steps
-        problem = Problem(episode.task, [seed_of(episode.seed, i) for i in range(self.pairs)], copies=2)
+        problem = self.problem(episode)
         z = self._output_noise(problem.layout, steps, episode.seed)
         nudge = self.sigma_outputs * torch.tensor([SPREAD[name] for name in meta_network.OUTPUTS]) * z
         _, trajectory = unroll(
@@ -65,7 +65,7 @@ class NodePerturbation(Estimator):
 
     def _noise(self, seed: int, size: int) -> Tensor:
         """Only the MLP's weights are perturbed themselves."""
-        return super()._noise(seed, size) * _mask(_MLP)
+        return super()._noise(seed, size) * meta_network.mask(_MLP)
 
     def _output_noise(self, layout: Layout, steps: int, seed: int) -> Tensor:
         """Standard normal noise, `(K, M, n, len(OUTPUTS))`, correlated as `SHARES` says; 0 where it has no effect."""
@@ -103,9 +103,3 @@ def _hats(steps: int) -> Tensor:
     place = torch.linspace(0, KNOTS - 1, steps)
     weights = (1 - (place[:, None] - torch.arange(KNOTS)).abs()).clamp_min(0)
     return torch.nn.functional.normalize(weights, dim=1)
-
-
-def _mask(names: Sequence[str]) -> Tensor:
-    """`(SIZE,)`: 1 in the named parts, 0 elsewhere."""
-    parts = [torch.full((a * b,), float(name in names)) for name, (a, b) in meta_network.SHAPES.items()]
-    return torch.cat(parts)

@@ -61,15 +61,16 @@ class InPlaceNet:
         memories: per tensor, `(N, MEMORY_SIZE)`.
         run: `(N, RUN_SIZE)`.
         params: `(N, *shape)` each.
+        record: keep `tensor_columns`.
 
     Attributes:
         columns: `(N, len(GLOBAL))`, what the rule saw of the runs in the last step.
-        tensor_columns: `(N, n, len(TENSOR))`, what it saw of the tensors.
+        tensor_columns: `(N, n, len(TENSOR))`, what it saw of the tensors, when recorded.
     """
 
     def __init__(
         self, theta: Tensor, layout: Layout, memories: Sequence[Tensor], run: Tensor, params: Sequence[Tensor],
-        moments: Moments, options: Options | None = None,
+        moments: Moments, options: Options | None = None, *, record: bool = False,
     ) -> None:  # fmt: skip
         loaded = library.load()
         assert loaded is not None, "ask available() first"
@@ -78,7 +79,7 @@ class InPlaceNet:
         options = options or fixed.options
         self._library = loaded
         self.columns = torch.zeros(n, len(features.GLOBAL))
-        self.tensor_columns = torch.zeros(n, count, len(features.TENSOR))
+        self.tensor_columns = torch.zeros(n, count, len(features.TENSOR)) if record else torch.zeros(0)
         context = torch.zeros(n, count, meta_network.WIDTH)
         whole, self._groups = _momenta(layout, n)
         lists = {"memory": memories, "param": params, **moments._asdict(), "whole": whole, "grad": [None] * count}
@@ -89,7 +90,8 @@ class InPlaceNet:
             size=fixed.size.data_ptr(), is_matrix=fixed.is_matrix.data_ptr(), root=fixed.root.data_ptr(),
             share=fixed.share.data_ptr(), shape_columns=fixed.shape_columns.data_ptr(),
             lr=options.lr.data_ptr(), weight_decay=options.weight_decay.data_ptr(), run=run.data_ptr(),
-            columns=self.columns.data_ptr(), tensor_columns=self.tensor_columns.data_ptr(), context=context.data_ptr(),
+            columns=self.columns.data_ptr(), context=context.data_ptr(),
+            tensor_columns=self.tensor_columns.data_ptr() if record else None,
             **{name: ctypes.addressof(pointers) for name, pointers in self._lists.items()},
         )  # fmt: skip
         self._kept = (theta, fixed, memories, run, params, moments, options, context, whole)  # the memory pointed at
@@ -155,11 +157,15 @@ class InPlaceRuns:
         params: the current parameters, leaves that require gradients; every step changes them in place.
     """
 
-    def __init__(self, theta: Tensor, layout: Layout, params: list[Tensor], state: RuleState) -> None:
+    def __init__(
+        self, theta: Tensor, layout: Layout, params: list[Tensor], state: RuleState, *, record: bool = False
+    ) -> None:
         self.params = [_own(p) for p in params]
         self._moments = Moments(*([_own(x) for x in moment] for moment in (state.fast, state.average, state.square)))
         self._memories, self._run = memory.pack(state)
-        self._net = InPlaceNet(_own(theta), layout, self._memories, self._run, self.params, self._moments)
+        self._net = InPlaceNet(
+            _own(theta), layout, self._memories, self._run, self.params, self._moments, record=record
+        )
         for p in self.params:
             p.requires_grad_()
 
@@ -170,7 +176,7 @@ class InPlaceRuns:
 
     @property
     def tensor_columns(self) -> Tensor:
-        """`(N, n, len(TENSOR))`, what it saw of the tensors."""
+        """`(N, n, len(TENSOR))`, what it saw of the tensors; nothing unless recorded."""
         return self._net.tensor_columns
 
     def step(

@@ -32,7 +32,7 @@ typedef struct {
     float **memory;             /* (N, MEMORY) each: learnopt/memory.py */
     float *run;                 /* (N, RUN): learnopt/memory.py */
     float *columns;             /* (N, GLOBAL) */
-    float *tensor_columns;      /* (N, n, TENSOR) */
+    float *tensor_columns;      /* (N, n, TENSOR) out; NULL where nobody reads them */
     const float *nudge;         /* (N, n, OUT), added to the raw outputs; NULL for none */
     float *context;             /* (N, n, WIDTH) */
     float **param, **fast, **average, **square; /* (N, size) each */
@@ -221,7 +221,8 @@ static void decide(const Net *net, const float *loss, float horizon)
         memcpy(x, g, GLOBAL * sizeof(float));
         for (int64_t k = 0; k < n; k++) {
             tensor_columns(net, r, k, x + GLOBAL);
-            memcpy(net->tensor_columns + (r * n + k) * TENSOR, x + GLOBAL, TENSOR * sizeof(float));
+            if (net->tensor_columns)
+                memcpy(net->tensor_columns + (r * n + k) * TENSOR, x + GLOBAL, TENSOR * sizeof(float));
             decide_tensor(net, theta, r, k, x, schedule, pull);
         }
     }
