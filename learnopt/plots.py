@@ -26,7 +26,7 @@ COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C", "#7
 
 LINES = ("--", "-.", ":")
 MARKERS = ("s", "^", "v", "D", "P", "X", "<", ">")
-DPI = 130
+DPI = 90
 
 
 def draw(entry: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
