@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from learnopt.task import Batch, Task, TaskFamily
+from learnopt.tasks import photographs
 from learnopt.tasks.draws import chance, log_integer, log_uniform, pick, torch_generator
 from learnopt.tasks.initialisation import drawn
 from learnopt.tasks.networks import mlp
@@ -65,13 +66,18 @@ class AutoencodingFamily(TaskFamily):
     """Autoencoders, denoising ones, and VAEs."""
 
     name = "autoencoding"
-    datasets = frozenset(["gen:patterns", "gen:manifold"])
+
+    def __init__(self) -> None:
+        own = ["gen:patterns", "gen:manifold"]
+        self.datasets = frozenset([*own, photographs.DATASET] if photographs.available() else own)
 
     def sample(self, rng: np.random.Generator) -> Task:
         train_rows = log_integer(rng, 150, 4000)
         if chance(rng, 0.5):
-            dataset, size = "gen:patterns", pick(rng, [6, 8])
-            x = patterns(rng, train_rows + 256, size, 1, int(rng.integers(2, 9)))[0].flatten(1)
+            dataset, draw = "gen:patterns", patterns
+            if photographs.DATASET in self.datasets and chance(rng, 0.5):
+                dataset, draw = photographs.DATASET, photographs.patches
+            x = draw(rng, train_rows + 256, pick(rng, [6, 8]), 1, int(rng.integers(2, 9)))[0].flatten(1)
         else:
             dataset, x = "gen:manifold", manifold(rng, train_rows + 256, log_integer(rng, 6, 48))
         kind, rows, make, objective = self._network(rng, x)

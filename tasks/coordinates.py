@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from learnopt.task import Task, TaskFamily
-from learnopt.tasks.draws import log_integer, log_uniform, pick, torch_generator
+from learnopt.tasks import photographs
+from learnopt.tasks.draws import chance, log_integer, log_uniform, pick, torch_generator
 from learnopt.tasks.initialisation import drawn
 from learnopt.tasks.networks import Sine, mlp
 from learnopt.tasks.rows import RowTask, split, squared_error
@@ -70,21 +71,30 @@ def field(rng: np.random.Generator, points: Tensor, outputs: int) -> Tensor:
 
 
 class CoordinateFamily(TaskFamily):
-    """Siren, Fourier-feature, tanh, GELU and ReLU networks on random fields of 1 to 3 dimensions."""
+    """Siren, Fourier-feature, tanh, GELU and ReLU networks on random fields of 1 to 3 dimensions, or on squares of
+    photographs where there are any."""
 
     name = "coordinates"
-    datasets = frozenset(["gen:fields"])
+
+    def __init__(self) -> None:
+        self.datasets = frozenset(["gen:fields", *([photographs.DATASET] if photographs.available() else [])])
 
     def sample(self, rng: np.random.Generator) -> Task:
         inputs, outputs = pick(rng, [1, 2, 2, 2, 3]), pick(rng, [1, 1, 3])
-        train_rows = log_integer(rng, 200, 4000)
-        points = torch.rand(train_rows + 256, inputs, generator=torch_generator(rng)) * 2 - 1
+        if photographs.DATASET in self.datasets and chance(rng, 0.5):
+            dataset, inputs = photographs.DATASET, 2
+            rows = photographs.view(rng, log_integer(rng, 20, 64), outputs)
+            train_rows = int(len(rows[0]) * rng.uniform(0.5, 0.85))
+        else:
+            dataset, train_rows = "gen:fields", log_integer(rng, 200, 4000)
+            points = torch.rand(train_rows + 256, inputs, generator=torch_generator(rng)) * 2 - 1
+            rows = points, field(rng, points, outputs)
         kind, make = self._network(rng, inputs, outputs)
-        train, valid = split((points, field(rng, points, outputs)), train_rows, torch_generator(rng))
+        train, valid = split(rows, train_rows, torch_generator(rng))
         return RowTask(
             f"coordinates-{kind}-{int(rng.integers(10**9))}",
             kind,
-            "gen:fields",
+            dataset,
             steps=horizon(rng),
             module=make,
             train=train,

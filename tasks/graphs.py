@@ -11,11 +11,12 @@ from sklearn.neighbors import kneighbors_graph
 from torch import Tensor, nn
 
 from learnopt.task import Task, TaskFamily
+from learnopt.tasks import package_data
 from learnopt.tasks.draws import chance, log_integer, pick, torch_generator
 from learnopt.tasks.initialisation import drawn
 from learnopt.tasks.networks import ACTIVATIONS, mlp
 from learnopt.tasks.rows import ACCURACY, RowTask, cross_entropy, split, squared_error
-from learnopt.tasks.tables import GENERATORS, standardised
+from learnopt.tasks.tables import GENERATORS, Table, standardised
 from learnopt.tasks.tabular import horizon
 
 
@@ -77,31 +78,41 @@ def block_graph(rng: np.random.Generator, nodes: int, classes: int, columns: int
     return torch.tensor(features, dtype=torch.float32), adjacency, torch.tensor(label, dtype=torch.int64)
 
 
-def near_graph(rng: np.random.Generator, nodes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of a generated table joined to their nearest neighbours, with useless columns added in half of the draws."""
+def near_graph(rng: np.random.Generator, nodes: int) -> tuple[str, tuple[Tensor, Tensor, Tensor]]:
+    """Rows of a table, a real one in half of the draws where there are any, joined to their nearest neighbours; useless
+    columns are added in half of the draws. Returns the data set's name beside what `block_graph` returns."""
+    real = package_data.tables()
+    sources = real if real and chance(rng, 0.5) else GENERATORS
     while True:
-        table = pick(rng, list(GENERATORS.values()))(rng, nodes)
+        table = pick(rng, list(sources.values()))(rng, nodes)
+        nodes = min(nodes, len(table.target))
+        table = Table(table.dataset, table.features[:nodes], table.target[:nodes])
         if table.target.dtype == torch.int64 and int(table.target.max()) > 0:
             break
-    near = kneighbors_graph(table.features.numpy(), int(rng.integers(3, 9))).toarray()
+    columns = standardised(table.features.numpy()).numpy()
+    near = kneighbors_graph(columns, int(rng.integers(3, 9))).toarray()
     if chance(rng, 0.3):  # edges that mean nothing
         near = np.maximum(near, rng.random(near.shape) < rng.uniform(0.5, 3) / nodes)
     noise = rng.standard_normal((nodes, int(rng.integers(2, 30)) if chance(rng, 0.5) else 0))
-    features = standardised(np.concatenate([table.features.numpy(), noise], 1))
+    features = standardised(np.concatenate([columns, noise], 1))
     near = torch.tensor(near, dtype=torch.float32)
-    return features, normalised_adjacency(torch.maximum(near, near.T)), table.target
+    dataset = table.dataset if sources is real else "gen:near-graphs"
+    return dataset, (features, normalised_adjacency(torch.maximum(near, near.T)), table.target)
 
 
 class NodeFamily(TaskFamily):
     """Node classification with 10 to 60 % of the nodes labelled: the classic small-data overfitter."""
 
     name = "nodes"
-    datasets = frozenset(["gen:block-graphs", "gen:near-graphs"])
+
+    def __init__(self) -> None:
+        self.datasets = frozenset(["gen:block-graphs", "gen:near-graphs", *package_data.tables()])
 
     def sample(self, rng: np.random.Generator) -> Task:
-        nodes = log_integer(rng, 48, 240)
+        nodes = log_integer(rng, 48, 320)
         if chance(rng, 0.5):
-            dataset, (features, adjacency, label) = "gen:near-graphs", near_graph(rng, nodes)
+            dataset, (features, adjacency, label) = near_graph(rng, nodes)
+            nodes = len(label)
         else:
             classes, columns = int(rng.integers(2, 8)), log_integer(rng, 8, 64)
             dataset, (features, adjacency, label) = "gen:block-graphs", block_graph(rng, nodes, classes, columns)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from learnopt.task import Task, TaskFamily
-from learnopt.tasks import data_folder
+from learnopt.tasks import data_folder, photographs
 from learnopt.tasks.attention import Patches, Transformer
 from learnopt.tasks.convolution import cnn
 from learnopt.tasks.draws import chance, log_integer, pick, torch_generator, weighted
@@ -90,19 +90,23 @@ def _rows_per_batch(kind: str, rng: np.random.Generator) -> int:
 
 
 class PatternFamily(TaskFamily):
-    """Classification of generated patterns, 6x6 to 12x12, 1 to 3 channels, 2 to 12 classes."""
-
-    datasets = frozenset(["gen:patterns"])
+    """Classification of generated patterns, or of patches by their photograph where there are photographs; 6x6 to
+    12x12, 1 to 3 channels, 2 to 12 classes."""
 
     def __init__(self, name: str, network: Callable[[np.random.Generator, int, int, int], tuple[str, Maker]]) -> None:
         self.name, self.network = name, network
+        self.datasets = frozenset(["gen:patterns", *([photographs.DATASET] if photographs.available() else [])])
 
     def sample(self, rng: np.random.Generator) -> Task:
         size, channels = pick(rng, [6, 8, 8, 8, 10, 12]), pick(rng, [1, 1, 1, 2, 3])
         classes, train_rows = int(rng.integers(2, 13)), log_integer(rng, 150, 4000)
-        rows = patterns(rng, train_rows + VALIDATION_ROWS, size, channels, classes)
+        dataset, draw = "gen:patterns", patterns
+        if photographs.DATASET in self.datasets and chance(rng, 0.4):
+            dataset, draw = photographs.DATASET, photographs.patches
+        rows = draw(rng, train_rows + VALIDATION_ROWS, size, channels, classes)
+        train_rows = min(train_rows, len(rows[1]) - VALIDATION_ROWS)
         kind, make = self.network(rng, channels, size, classes)
-        return _classification(rng, f"{self.name}-{kind}", kind, "gen:patterns", rows, train_rows, make)
+        return _classification(rng, f"{self.name}-{kind}", kind, dataset, rows, train_rows, make)
 
 
 class DrawingFamily(TaskFamily):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from learnopt.task import Task, TaskFamily
-from learnopt.tasks import data_folder
+from learnopt.tasks import data_folder, package_data
 from learnopt.tasks.augmentations import augment
 from learnopt.tasks.autoencoding import AutoencodingFamily
 from learnopt.tasks.coordinates import CoordinateFamily
@@ -34,8 +34,8 @@ SAMPLED_TASKS = 24
 
 def _meta_train_families() -> list[tuple[TaskFamily, float]]:
     families: list[tuple[TaskFamily, float]] = [
-        (generated_tables(), 0.18),
-        (real_tables(), 0.08),
+        (generated_tables(), 0.12),
+        (real_tables(), 0.2 if package_data.tables() else 0.08),
         (PatternFamily("pattern-conv", convolutional), 0.13),
         (PatternFamily("pattern-vit", vision_transformer), 0.06),
         (PatternFamily("pattern-rnn", recurrent_rows), 0.05),

@@ -11,7 +11,7 @@ from sklearn import datasets as sk
 from torch import Tensor, nn
 
 from learnopt.task import Batch, Task, TaskFamily
-from learnopt.tasks import data_folder
+from learnopt.tasks import data_folder, package_data
 from learnopt.tasks.draws import chance, log_integer, log_uniform, pick, torch_generator, weighted
 from learnopt.tasks.initialisation import drawn
 from learnopt.tasks.networks import ACTIVATIONS, mlp, residual_mlp
@@ -69,7 +69,10 @@ def autoencoder(rng: np.random.Generator, columns: int) -> Callable[[], nn.Modul
 
 
 def training_rows(rng: np.random.Generator, total: int) -> int:
-    """How many of `total` rows to train on: log-uniform, 40 to 75 %; small data is the danger to learn about."""
+    """How many of `total` rows to train on: 60 to 80 %, as people split, or log-uniform from 40 rows: few rows are the
+    danger to learn about."""
+    if chance(rng, 0.6):
+        return max(2, int(total * rng.uniform(0.6, 0.8)))
     high = max(2, int(0.75 * total))
     return log_integer(rng, min(40, high), high)
 
@@ -157,7 +160,8 @@ def generated_tables() -> TaskFamily:
 
 
 def real_tables() -> TaskFamily:
-    """Small real tables, more of them where the data folder is there."""
+    """Small real tables, more of them where the data folder or packages with data are there."""
     sources = {f"sklearn:{name}": _fixed(partial(_sklearn, name)) for name in ("wine", "linnerud")}
     sources |= {name: _fixed(partial(data_folder.table, name)) for name in data_folder.table_names(*FOLDER_TABLES)}
+    sources |= package_data.tables()
     return TableFamily("real-table", sources)
