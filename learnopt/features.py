@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-VERSION = 5
+VERSION = 6
 """Raised whenever a column changes its meaning; an artifact of another version is refused."""
 
 GLOBAL = (
@@ -26,7 +26,7 @@ GLOBAL = (
 TENSOR = (
     "snr_fast", "wander", "cos_gradient_fast", "cos_gradient_away", "cos_fast_away", "gradient_trend", "radial",
     "growth", "init_scale", "gradient_decline", "elasticity", "log_size", "is_matrix", "is_convolution", "log_aspect",
-    "log_network", "log_depth",
+    "is_first", "is_last", "log_network", "log_depth", "network_convolutions", "network_vectors",
 )  # fmt: skip
 """Columns per parameter tensor.
 
@@ -35,9 +35,12 @@ noise, below 0 where the steps overshoot. `wander` is the distance of the weight
 size, and the cosines with it say whether gradient and momentum lead on (below 0) or back to the average. `radial` is
 the cosine between momentum and weights: below 0 where the loss wants the tensor to grow, 0 where its scale does not
 matter and decay costs nothing. `elasticity` is the relative change of the loss for a relative change of the weights, to
-first order: what a relative step must be measured against (the Polyak step asks the same question). `log_network` and
-`log_depth` count the network's parameters and matrices: a linear model is convex and may be fitted to the end, a large
-network can memorise.
+first order: what a relative step must be measured against (the Polyak step asks the same question). `is_first` and
+`is_last` mark the first and the last of the matrices, in the order of the parameters: what comes in and what goes out
+is rarely best treated like what lies between. The last four tell kinds of networks apart: `log_network` and `log_depth`
+count parameters and matrices (a linear model is convex and may be fitted to the end, a large network can memorise),
+`network_convolutions` is the share of convolutions among the matrices, `network_vectors` the logarithm of vectors per
+matrix (1 for a bias each, 3 with normalisation).
 """
 
 STANDARD: dict[str, tuple[float, float]] = {
@@ -48,7 +51,8 @@ STANDARD: dict[str, tuple[float, float]] = {
     "cos_gradient_away": (0.03, 0.13), "cos_fast_away": (-0.5, 0.22), "gradient_trend": (-0.25, 0.45),
     "radial": (-0.2, 0.3), "growth": (0.5, 1.0), "init_scale": (-0.4, 0.8), "gradient_decline": (-0.15, 0.15),
     "elasticity": (0.2, 0.7), "log_size": (0.5, 0.25), "log_aspect": (0.0, 0.25),
-    "log_network": (0.9, 0.2), "log_depth": (1.4, 0.6),
+    "is_first": (0.2, 0.5), "is_last": (0.2, 0.5), "log_network": (0.9, 0.2), "log_depth": (1.4, 0.6),
+    "network_convolutions": (0.1, 0.3), "network_vectors": (0.0, 0.5),
 }  # fmt: skip
 """Centre and spread of the columns that are neither flags nor means, rounded, over 96 runs of `meta_train`. All
 meta-weights are perturbed by the same sigma: a column of small spread would hardly be heard."""

@@ -112,11 +112,13 @@ def _scaled(decision: Decision, groups: list[dict[str, Any]]) -> Decision:
     lr = intake.numbers([g["lr"] for g in groups], like)
     step_size = like * lr
     own = [g["weight_decay"] is not None for g in groups]
-    decay = decision.decay * lr
+    decay, given = (decision.decay * lr).clamp(max=1.0), decision.given_decay
     if any(own):
-        given = like.new_tensor([float(g["weight_decay"] or 0.0) for g in groups])
-        decay = torch.where(torch.tensor(own, device=like.device), (step_size * given).clamp(max=1.0), decay)
-    return decision._replace(step_size=step_size, decay=decay.clamp(max=1.0), pull=(decision.pull * lr).clamp(max=1.0))
+        decay = torch.where(torch.tensor(own, device=like.device), 0.0, decay)
+        given = (step_size * like.new_tensor([float(g["weight_decay"] or 0.0) for g in groups])).clamp(max=1.0)
+    return decision._replace(
+        step_size=step_size, decay=decay, given_decay=given, pull=(decision.pull * lr).clamp(max=1.0)
+    )
 
 
 def large_state(p: Tensor) -> dict[str, Tensor]:

@@ -56,9 +56,10 @@ class Layout:
         self.tensors = tuple(TensorShape(s) for s in shapes)
         self.is_matrix = torch.tensor([t.is_matrix for t in self.tensors], dtype=torch.bool)
         self.root_fan = torch.tensor([t.fan_in for t in self.tensors], dtype=torch.float32).sqrt()
-        matrices = sum(t.is_matrix for t in self.tensors)
-        network = [math.log(max(sum(t.size for t in self.tensors), 1)) / 8, math.log(max(matrices, 1))]
-        self.columns = torch.tensor([self._columns(t) + network for t in self.tensors]).reshape(len(self.tensors), -1)
+        columns = [
+            self._columns(t) + place + self._network() for t, place in zip(self.tensors, self._places(), strict=True)
+        ]
+        self.columns = torch.tensor(columns).reshape(len(self.tensors), -1)
         self.sizes = torch.tensor([float(t.size) for t in self.tensors])
         self.joined = tuple(k for k, t in enumerate(self.tensors) if not t.is_matrix and t.size <= JOIN_BELOW)
         self.single = tuple(k for k in range(len(self.tensors)) if k not in set(self.joined))
@@ -79,6 +80,24 @@ class Layout:
         aspect = max(-4.0, min(4.0, math.log(max(rows, 1) / max(columns, 1)))) / 4 if t.is_matrix else 0.0
         is_matrix, is_convolution = float(t.role == "matrix"), float(t.role == "convolution")
         return [math.log(max(t.size, 1)) / 8, is_matrix, is_convolution, aspect]
+
+    def _places(self) -> list[list[float]]:
+        """Of each tensor, whether it is the first and whether it is the last of the matrices."""
+        matrices = [k for k, t in enumerate(self.tensors) if t.is_matrix]
+        ends = (matrices[0], matrices[-1]) if matrices else (-1, -1)
+        return [[float(k == end) for end in ends] for k in range(len(self.tensors))]
+
+    def _network(self) -> list[float]:
+        """What all tensors share, in the order of the `TENSOR` columns."""
+        roles = [t.role for t in self.tensors]
+        matrices, convolutions = sum(t.is_matrix for t in self.tensors), roles.count("convolution")
+        vectors = roles.count("vector")
+        return [
+            math.log(max(sum(t.size for t in self.tensors), 1)) / 8,
+            math.log(max(matrices, 1)),
+            convolutions / max(matrices, 1),
+            math.log((vectors + 1) / (matrices + 1)),
+        ]
 
     def units(self, rms0: Tensor) -> Tensor:
         """Each tensor's unit of weight, `(N, tensors)`, from the root mean squares at initialisation, `(N, tensors)`.

@@ -96,8 +96,8 @@ def write_memory(state: RuleState, decision: Decision | None) -> Tensor:
     n, count = state.unit.shape
     like = state.unit
     made = [like.new_zeros(n, count, 6)] if decision is None else [
-        decision.step_size[..., None], decision.decay[..., None], decision.gate[..., None], decision.mixture,
-        decision.pull[..., None],
+        decision.step_size[..., None], (decision.decay + decision.given_decay)[..., None], decision.gate[..., None],
+        decision.mixture, decision.pull[..., None],
     ]  # fmt: skip
     columns = [
         state.hidden, state.cell, state.statistics, state.rms0[..., None], state.unit[..., None],

@@ -7,7 +7,8 @@ from the last tenth of a told horizon on a pull towards the average of the weigh
 
 Sources: normalised momentum mixtures and per-parameter MLP after Metz et al. 2022 (VeLO) and Moudgil et al. 2025
 (Celo); orthogonalised momentum after Jordan et al. 2024 (Muon); weights pulled towards their average after Zhang et al.
-2019 (Lookahead), the polynomial average after Shamir and Zhang 2013.
+2019 (Lookahead), the polynomial average after Shamir and Zhang 2013; decay only where the step shrinks a weight after
+Chen et al. 2025 (Cautious Weight Decay).
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from learnopt.meta_network import HIDDEN, schedule_logit, tensor_outputs
 
 STEP = 0.01
 """Base step as a share of (rms of the weights + their unit)."""
-DECAY = 0.003
-"""Base share of a matrix that decays per step at full schedule."""
+DECAY = 0.005
+"""Base share of a matrix that decays per step at full schedule, where the step makes weights smaller anyway: decay that
+never works against the gradients costs little where a task has to be fitted to the end."""
+CAUTION = 0.1
+"""Decay acts in full on weights whose direction (1 is an average one) leads that far towards zero."""
 WARMUP = 0.03
 """Share of the told horizon that the base schedule warms up for."""
 FLOOR = 0.005
@@ -71,7 +75,8 @@ class Decision(NamedTuple):
     columns: Tensor  # (N, len(GLOBAL)): what it saw of the run
     tensor_columns: Tensor  # (N, n, len(TENSOR)): what it saw of each tensor
     step_size: Tensor  # (N, n): learning rate per tensor, in units of weight
-    decay: Tensor  # (N, n): share of each tensor that decays
+    decay: Tensor  # (N, n): share that decays of the weights that the step makes smaller anyway
+    given_decay: Tensor  # (N, n): share of all weights that decays, where the user set one
     mixture: Tensor  # (N, n, 2): weights of gradient and momentum
     gate: Tensor  # (N, n): share of the orthogonalised direction; 0 for vectors and scalars
     context: Tensor  # (N, n, WIDTH): what the per-parameter MLP is told about its tensor
@@ -158,7 +163,8 @@ def decide(
     age = state.age + 1
     first, square = ((1 - b) / (1 - b**age) for b in (BETA_FAST, BETA_SQUARE))
     blend = torch.stack([first, AVERAGE / (age + AVERAGE - 1), square], -1)
-    decision = Decision(schedule, g, t, step_size, decay, mixture, gate, told, pull, blend)
+    none = torch.zeros_like(decay)
+    decision = Decision(schedule, g, t, step_size, decay, none, mixture, gate, told, pull, blend)
     return decision, state._replace(hidden=hidden, cell=cell, history=history, age=age, step=state.step + 1)
 
 
@@ -184,9 +190,8 @@ def advance(
     size = param.shape
     param, grad, fast, average, square = (x.reshape(len(param), -1) for x in (param, grad, fast, average, square))
     one, width = (slice(k, k + 1), 1) if isinstance(k, int) else (k, len(k))
-    step_size, decay, mixture, context, pull = (
-        c[:, one] for c in (decision.step_size, decision.decay, decision.mixture, decision.context, decision.pull)
-    )  # (N, 1 or L, ...)
+    chosen = (decision.step_size, decision.decay, decision.mixture, decision.context, decision.pull)
+    step_size, decay, mixture, context, pull = (c[:, one] for c in chosen)  # (N, 1 or L, ...)
     blend = decision.blend[one].unbind(-1)
     fast = torch.lerp(fast, grad, blend[0])
     square = torch.lerp(square, grad * grad, blend[2])
@@ -207,7 +212,9 @@ def advance(
         rows, columns = shape.matrix
         whole = orthogonalise(momentum.view(-1, rows, columns)).reshape(len(param), -1) * max(rows, columns) ** 0.5
         direction = torch.lerp(direction, whole, decision.gate[:, one])
-    new = param * (1 - decay) - step_size * direction - pull * away
+    cautious = (direction * param.sign() / CAUTION).clamp(0, 1)
+    shrunk = decay * cautious + decision.given_decay[:, one]
+    new = param * (1 - shrunk) - step_size * direction - pull * away
     average = torch.lerp(average, new, blend[1])
     if isinstance(k, int):
         products = x[:, :3] @ x[:, [0, 1, 2, 5]].mT / x.shape[-1]

@@ -78,6 +78,7 @@ class AutoencodingFamily(TaskFamily):
             if photographs.DATASET in self.datasets and chance(rng, 0.5):
                 dataset, draw = photographs.DATASET, photographs.patches
             x = draw(rng, train_rows + 256, pick(rng, [6, 8]), 1, int(rng.integers(2, 9)))[0].flatten(1)
+            train_rows = min(train_rows, len(x) - 256)
         else:
             dataset, x = "gen:manifold", manifold(rng, train_rows + 256, log_integer(rng, 6, 48))
         kind, rows, make, objective = self._network(rng, x)

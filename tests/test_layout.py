@@ -37,4 +37,16 @@ def test_columns_count_the_network_and_its_matrices() -> None:
     table = dict(zip(features.SHAPE_COLUMNS, layout.columns.unbind(1), strict=True))
     torch.testing.assert_close(table["log_network"], torch.full((5,), math.log(32 + 8 + 16 + 36 + 1) / 8))
     torch.testing.assert_close(table["log_depth"], torch.full((5,), math.log(3)))
+    torch.testing.assert_close(table["network_convolutions"], torch.full((5,), 1 / 3))
+    torch.testing.assert_close(table["network_vectors"], torch.full((5,), math.log(2 / 4)))
     assert not Layout.of([(7,)]).columns[0, features.SHAPE_COLUMNS.index("log_depth")]
+
+
+def test_columns_mark_the_first_and_the_last_matrix() -> None:
+    def marked(*shapes: tuple[int, ...]) -> list[list[float]]:
+        columns = Layout.of(shapes).columns
+        return [columns[:, features.SHAPE_COLUMNS.index(name)].tolist() for name in ("is_first", "is_last")]
+
+    assert marked((3,), (8, 4), (8,), (3, 3, 2, 2), (2, 8), (2,)) == [[0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0]]
+    assert marked((8, 4), (8,)) == [[1, 0], [1, 0]]
+    assert marked((8,), ()) == [[0, 0], [0, 0]]

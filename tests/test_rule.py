@@ -106,10 +106,11 @@ class SlowRule:
             if g.dim() == 2:
                 momentum = weights[0] * g + weights[1] * fast
                 o = rule.orthogonalise(momentum[None])[0] * max(g.shape) ** 0.5
-                u, decay = 0.5 * u + 0.5 * o, 0.003 * schedule
+                u, decay = 0.5 * u + 0.5 * o, 0.005 * schedule
                 decay *= max(0.0, 1 - (self.start[k] / self.rms(self.p[k])) ** 2)
             away = self.p[k] - self.average[k] if t else 0.0
-            self.p[k] = self.p[k] * (1 - decay) - step * u - pull * away
+            decayed = self.p[k] * (1 - decay * (10 * u * self.p[k].sign()).clamp(0, 1))
+            self.p[k] = decayed - step * u - pull * away
             self.average[k] = self.average[k] + (self.p[k] - self.average[k]) * weight / self.total
         self.t += 1
 

@@ -262,14 +262,16 @@ void begin_step(const Net *net, const float *loss, float horizon)
 /* rule.advance after the moments: the per-parameter level */
 static void advance(int64_t size, const float *theta, const int64_t *o, const float *m, const float *context, float root,
                     const float *restrict grad, const float *restrict fast, float *restrict average,
-                    const float *restrict square, const float *restrict whole, float *restrict param, float *now)
+                    const float *restrict square, const float *restrict whole, float *restrict param, int given,
+                    float *now)
 {
     float w[PARAMETER * WIDTH], u[WIDTH * 2], c[WIDTH];
     memcpy(w, theta + o[MLP_IN], sizeof w);
     memcpy(u, theta + o[MLP_OUT], sizeof u);
     memcpy(c, context, sizeof c);
     float v0 = theta[o[MLP_OUT_BIAS]], v1 = theta[o[MLP_OUT_BIAS] + 1];
-    float keep = 1.0f - m[AT_DECAY], length = m[AT_STEP_SIZE], gate = m[AT_GATE];
+    /* a decay that the user set acts everywhere; the learned one where the step shrinks the weight */
+    float learned = given ? 0.0f : m[AT_DECAY], keep = given ? 1.0f - m[AT_DECAY] : 1.0f, length = m[AT_STEP_SIZE], gate = m[AT_GATE];
     float m0 = m[AT_MIXTURE], m1 = m[AT_MIXTURE + 1], pull = m[AT_PULL], stay = 1.0f - AVERAGE / (m[AT_AGE] + AVERAGE - 1.0f);
     float relative = 1.0f / (sqrtf(m[AT_STATISTICS + 7]) + 0.03f * m[AT_UNIT] + TINIEST);
     float s00 = 0, s11 = 0, s22 = 0, s01 = 0, s02 = 0, s12 = 0, s1w = 0, weight = 0, variance = 0;
@@ -291,7 +293,8 @@ static void advance(int64_t size, const float *theta, const int64_t *o, const fl
         float direction = (m0 * a0 + m1 * a1) * ((1.0f + s) / (1.0f - s)) + 0.3f * y1;
         if (whole)
             direction = lerp(direction, whole[i] * root, gate);
-        float moved = param[i] * keep - length * direction - pull * away;
+        float cautious = clamp(copysignf(direction, param[i] * direction) / CAUTION, 0.0f, 1.0f);
+        float moved = param[i] * (keep - learned * cautious) - length * direction - pull * away;
         param[i] = moved;
         average[i] = moved + stay * (average[i] - moved); /* exactly `moved` in the first step */
         s00 += a0 * a0;
@@ -320,7 +323,8 @@ void end_step(const Net *net)
             advance(size, net->theta + r * net->theta_stride, net->offset, m,
                     net->context + (r * net->tensors + k) * WIDTH, net->root[k], net->grad[k] + r * size,
                     net->fast[k] + r * size, net->average[k] + r * size, net->square[k] + r * size,
-                    net->whole[k] ? net->whole[k] + r * size : 0, net->param[k] + r * size, now);
+                    net->whole[k] ? net->whole[k] + r * size : 0, net->param[k] + r * size,
+                    net->weight_decay[k] == net->weight_decay[k], now);
             for (int i = 0; i < STATISTICS; i++)
                 s[i] = i < SMOOTHED ? lerp(s[i], now[i], rate) : now[i];
             m[AT_PEAK] = larger(m[AT_PEAK], s[8]);
