@@ -20,6 +20,8 @@ PHOTOGRAPHS = (
     "page.png", "retina.jpg", "rocket.jpg", "text.png",
 )  # fmt: skip
 DATASET = "skimage:photographs"
+ENOUGH = 400
+"""Patches that a task needs; photographs are shrunk less where they would hold fewer."""
 
 
 @lru_cache(maxsize=1)
@@ -52,22 +54,25 @@ def patches(rng: np.random.Generator, rows: int, size: int, channels: int, class
     At most `rows`, and fewer where the photographs do not hold as many that do not overlap.
     """
     chosen = rng.permutation(len(files()))[:classes]
-    shrink = pick(rng, [1, 2, 2, 3])
-    images, labels = [], []
-    for label, number in enumerate(chosen):
-        picture = photograph(files()[number], shrink)
-        top, left = (int(rng.integers(size)) for _ in range(2))
-        high, wide = (picture.shape[0] - top) // size, (picture.shape[1] - left) // size
-        grid = picture[top : top + high * size, left : left + wide * size]
-        grid = grid.reshape(high, size, wide, size, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, size, size)
-        images.append(grid)
-        labels.append(np.full(len(grid), label))
-    pixels, label_of = np.concatenate(images), np.concatenate(labels)
+    for shrink in range(pick(rng, [1, 2, 2, 3]), 0, -1):
+        images = [_grid(rng, photograph(files()[number], shrink), size) for number in chosen]
+        if sum(map(len, images)) >= min(rows, ENOUGH):
+            break
+    pixels = np.concatenate(images)
+    label_of = np.repeat(np.arange(len(chosen)), [len(patches) for patches in images])
     order = rng.permutation(len(pixels))[:rows]
     pixels, label_of = pixels[order], label_of[order]
     pixels = pixels.mean(1, keepdims=True) if channels == 1 else pixels[:, :channels]
     pixels = (pixels - pixels.mean()) / (pixels.std() + 1e-8)
     return torch.tensor(pixels, dtype=torch.float32), torch.tensor(label_of, dtype=torch.int64)
+
+
+def _grid(rng: np.random.Generator, picture: np.ndarray, size: int) -> np.ndarray:
+    """The squares of a grid at a random offset, `(squares, 3, size, size)`."""
+    top, left = (int(rng.integers(size)) for _ in range(2))
+    high, wide = (picture.shape[0] - top) // size, (picture.shape[1] - left) // size
+    grid = picture[top : top + high * size, left : left + wide * size]
+    return grid.reshape(high, size, wide, size, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, size, size)
 
 
 def view(rng: np.random.Generator, side: int, outputs: int) -> tuple[Tensor, Tensor]:
