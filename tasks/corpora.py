@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
@@ -23,6 +25,12 @@ def _numpy_docstrings() -> str:
     return "\n".join(texts)
 
 
+def _library_sources() -> str:
+    """Source text of modules of Python's library; they are read, not imported."""
+    folder = Path(os.__file__).parent
+    return "\n".join((folder / f"{name}.py").read_text(encoding="utf-8") for name in LIBRARY_MODULES)
+
+
 def _pydoc_topics() -> str:
     return "\n".join(topics[name] for name in sorted(topics))
 
@@ -31,8 +39,10 @@ def _reviews() -> str:
     return "\n".join(data_folder.reviews()[0])
 
 
+LIBRARY_MODULES = ("argparse", "inspect", "statistics", "subprocess", "tarfile", "typing")
 CORPORA: dict[str, Callable[[], str]] = {
     "text:numpy-docstrings": _numpy_docstrings,
+    "text:library-sources": _library_sources,
     "text:movie-reviews": _reviews,
     "text:pydoc-topics": _pydoc_topics,
 }

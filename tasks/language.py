@@ -79,7 +79,7 @@ class TextFamily(TaskFamily):
 
     def __init__(self) -> None:
         self.name = "text"
-        corpora = ["text:numpy-docstrings"]
+        corpora = ["text:numpy-docstrings", "text:library-sources"]
         if data_folder.available(data_folder.REVIEWS):
             corpora.append("text:movie-reviews")
         self.corpora, self.datasets = corpora, frozenset(corpora)
