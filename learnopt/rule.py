@@ -228,16 +228,28 @@ def advance(
 
 
 def orthogonalise(m: Tensor, iterations: int = 5) -> Tensor:
-    """Newton-Schulz iteration towards the nearest semi-orthogonal matrix, `(N, rows, columns)` (Jordan et al. 2024)."""
+    """Newton-Schulz iteration towards the nearest semi-orthogonal matrix, `(N, rows, columns)` (Jordan et al. 2024).
+
+    All iterates are polynomials of the Gram matrix times the first; where that is small, only the polynomial is
+    iterated: the same arithmetic, except for rounding, in a fraction of the time.
+    """
     largest = m.abs().amax((-2, -1), keepdim=True)  # first by the largest entry: squares neither over- nor underflow
     x = m / (largest + _TINY)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
-    for _ in range(iterations):
-        a = x @ x.mT
-        b = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
-        x = torch.baddbmm(x, b, x, beta=3.4445)
+    if x.shape[-1] > 2 * x.shape[-2]:
+        a, identity = x @ x.mT, torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+        polynomial = identity
+        for _ in range(iterations):
+            p = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315) + 3.4445 * identity
+            polynomial, a = p @ polynomial, p @ a @ p
+        x = polynomial @ x
+    else:
+        for _ in range(iterations):
+            a = x @ x.mT
+            b = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
+            x = torch.baddbmm(x, b, x, beta=3.4445)
     return x.mT if tall else x
 
 

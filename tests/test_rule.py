@@ -128,7 +128,21 @@ def test_zero_output_weights_give_the_documented_rule() -> None:
         torch.testing.assert_close(a[0].double(), b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (12, 5), (5, 12)])
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (6, 40), (40, 6), (6, 13), (6, 12), (1, 5)])
+def test_orthogonalise_is_the_published_iteration(shape: tuple[int, int]) -> None:
+    m = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)).double()
+    m[0] = m[0, :, :1] * m[0, :1]  # of rank one
+    x = m / m.norm(dim=(-2, -1), keepdim=True)
+    x = x.mT if shape[0] > shape[1] else x
+    for _ in range(5):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    x = x.mT if shape[0] > shape[1] else x
+    torch.testing.assert_close(rule.orthogonalise(m), x, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(rule.orthogonalise(m.float()).double(), x, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (12, 5), (5, 12), (4, 40), (40, 4)])
 @pytest.mark.parametrize("scale", [1.0, 1e-25, 1e25])
 def test_orthogonalise_against_svd(shape: tuple[int, int], scale: float) -> None:
     m = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from learnopt import features, memory, meta_network, rule
 from learnopt.kernels import library
-from learnopt.layout import Layout
+from learnopt.layout import Layout, TensorShape
 from learnopt.rule import RuleState
 
+SMALL, SMALL_WORK = 64, 64**2 * 1024
+"""Largest shorter side of matrices that the kernel orthogonalises, and largest product of its square and the longer."""
 _LISTS = ("memory", "param", "fast", "average", "square", "whole", "grad")
 
 
@@ -26,8 +28,9 @@ class _Net(ctypes.Structure):
         ("runs", ctypes.c_int64), ("tensors", ctypes.c_int64), ("offset", ctypes.c_void_p),
         ("theta_stride", ctypes.c_int64), ("theta", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in (
-            "size", "is_matrix", "root", "share", "shape_columns", "lr", "weight_decay", "memory", "run", "columns",
-            "tensor_columns", "nudge", "context", "param", "fast", "average", "square", "whole", "grad",
+            "size", "is_matrix", "root", "rows", "share", "shape_columns", "lr", "weight_decay", "memory", "run",
+            "columns", "tensor_columns", "nudge", "context", "room", "param", "fast", "average", "square", "whole",
+            "grad",
         )),
     ]  # fmt: skip
 
@@ -82,19 +85,32 @@ class InPlaceNet:
         self.tensor_columns = torch.zeros(n, count, len(features.TENSOR)) if record else torch.zeros(0)
         context = torch.zeros(n, count, meta_network.WIDTH)
         whole, self._groups = _momenta(layout, n)
+        room = torch.empty(fixed.room)
         lists = {"memory": memories, "param": params, **moments._asdict(), "whole": whole, "grad": [None] * count}
         self._lists = {name: _pointers(lists[name]) for name in _LISTS}
         self._net = _Net(
             runs=n, tensors=count, offset=fixed.offset.data_ptr(), theta=theta.data_ptr(),
             theta_stride=meta_network.SIZE if theta.numel() > meta_network.SIZE else 0,
             size=fixed.size.data_ptr(), is_matrix=fixed.is_matrix.data_ptr(), root=fixed.root.data_ptr(),
+            rows=fixed.rows.data_ptr(), room=room.data_ptr(),
             share=fixed.share.data_ptr(), shape_columns=fixed.shape_columns.data_ptr(),
             lr=options.lr.data_ptr(), weight_decay=options.weight_decay.data_ptr(), run=run.data_ptr(),
             columns=self.columns.data_ptr(), context=context.data_ptr(),
             tensor_columns=self.tensor_columns.data_ptr() if record else None,
             **{name: ctypes.addressof(pointers) for name, pointers in self._lists.items()},
         )  # fmt: skip
-        self._kept = (theta, fixed, memories, run, params, moments, options, context, whole)  # the memory pointed at
+        self._kept = (
+            theta,
+            fixed,
+            memories,
+            run,
+            params,
+            moments,
+            options,
+            context,
+            whole,
+            room,
+        )  # the memory pointed at
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor], loss: Tensor | None, horizon: float, nudge: Tensor | None = None) -> None:
@@ -115,6 +131,8 @@ class _Fixed(NamedTuple):
     size: Tensor
     is_matrix: Tensor
     root: Tensor
+    rows: Tensor
+    room: int
     share: Tensor
     shape_columns: Tensor
     options: Options
@@ -124,10 +142,14 @@ class _Fixed(NamedTuple):
 def _fixed(layout: Layout) -> _Fixed:
     """What follows from the shapes alone."""
     count, roots = len(layout.tensors), layout.sizes.sqrt()
+    small = [t.matrix if _small(t) else (0, 0) for t in layout.tensors]
+    loaded = library.load()
+    assert loaded is not None
     return _Fixed(
         torch.tensor([0, *(a * b for a, b in meta_network.SHAPES.values())]).cumsum(0)[:-1],
         torch.tensor([t.size for t in layout.tensors]), layout.is_matrix.long(),
-        torch.tensor([max(t.matrix) ** 0.5 for t in layout.tensors]), roots / roots.sum(),
+        torch.tensor([max(t.matrix) ** 0.5 for t in layout.tensors]), torch.tensor([rows for rows, _ in small]),
+        max(loaded.orthogonalise_room(*shape) for shape in small), roots / roots.sum(),
         layout.columns.contiguous(), Options(torch.ones(count), torch.full((count,), math.nan)),
     )  # fmt: skip
 
@@ -136,13 +158,21 @@ def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]
     return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
 
 
+def _small(t: TensorShape) -> bool:
+    """Whether the kernel orthogonalises the matrix itself, because that takes less time than calling torch."""
+    shorter, longer = sorted(t.matrix)
+    return t.is_matrix and shorter <= SMALL and shorter**2 * longer <= SMALL_WORK
+
+
 def _momenta(layout: Layout, n: int) -> tuple[list[Tensor | None], list[Tensor]]:
-    """Room for each matrix's momentum; matrices of one shape lie side by side, to be orthogonalised together."""
+    """Room for each matrix's momentum, and what torch is to orthogonalise: large matrices of one shape side by side."""
     shapes: dict[tuple[int, int], list[int]] = {}
-    for k, t in enumerate(layout.tensors):
-        if t.is_matrix:
-            shapes.setdefault(t.matrix, []).append(k)
     whole: list[Tensor | None] = [None] * len(layout.tensors)
+    for k, t in enumerate(layout.tensors):
+        if _small(t):
+            whole[k] = torch.zeros(n, *t.matrix)
+        elif t.is_matrix:
+            shapes.setdefault(t.matrix, []).append(k)
     groups = [torch.zeros(len(members) * n, rows, columns) for (rows, columns), members in shapes.items()]
     for group, members in zip(groups, shapes.values(), strict=True):
         for i, k in enumerate(members):

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from learnopt import features, memory, meta_network, rule
 
-SOURCE = Path(__file__).with_name("step.c")
+FOLDER = Path(__file__).parent
+SOURCES = ("step.c", "orthogonalise.c")
+HEADERS = ("orthogonalise.h",)
 SWITCH = "LEARNOPT_KERNEL"
 """Environment variable: `torch` turns the compiled kernel off."""
 FLAGS = (
@@ -75,7 +77,8 @@ def build(folder: Path) -> Path | None:
     if compiler is None:
         return None
     command = _command(compiler)
-    key = hashlib.sha256("\0".join([*command, _machine(), SOURCE.read_text(encoding="utf-8")]).encode()).hexdigest()
+    texts = [(FOLDER / name).read_text(encoding="utf-8") for name in SOURCES + HEADERS]
+    key = hashlib.sha256("\0".join([*command, _machine(), *texts]).encode()).hexdigest()
     path = folder / f"step-{key[:16]}.so"
     if path.exists():
         return path
@@ -83,8 +86,9 @@ def build(folder: Path) -> Path | None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / "step.so"
+            sources = [str(FOLDER / name) for name in SOURCES]
             subprocess.run(
-                [*command, str(SOURCE), "-o", str(made), "-lm"], check=True, capture_output=True, timeout=_TIME_LIMIT
+                [*command, *sources, "-o", str(made), "-lm"], check=True, capture_output=True, timeout=_TIME_LIMIT
             )
             os.replace(made, path)
     except (OSError, subprocess.SubprocessError):
@@ -108,6 +112,8 @@ def load() -> ctypes.CDLL | None:
     library.begin_step.restype = None
     library.end_step.argtypes = [ctypes.c_void_p]
     library.end_step.restype = None
+    library.orthogonalise_room.argtypes = [ctypes.c_int64, ctypes.c_int64]
+    library.orthogonalise_room.restype = ctypes.c_int64
     return library
 
 

@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "orthogonalise.h"
+
 #define PARAMETER 6
 #define OUT 5
 #define TINY 1e-30f
@@ -25,6 +27,7 @@ typedef struct {
     const int64_t *size;        /* (n) */
     const int64_t *is_matrix;   /* (n) */
     const float *root;          /* (n): square root of the larger dimension */
+    const int64_t *rows;        /* (n): of the matrices that are orthogonalised here; 0 for all else */
     const float *share;         /* (n): weight in the summary */
     const float *shape_columns; /* (n, SHAPE) */
     const float *lr;            /* (n) */
@@ -35,6 +38,7 @@ typedef struct {
     float *tensor_columns;      /* (N, n, TENSOR) out; NULL where nobody reads them */
     const float *nudge;         /* (N, n, OUT), added to the raw outputs; NULL for none */
     float *context;             /* (N, n, WIDTH) */
+    float *room;                /* for the largest of those matrices */
     float **param, **fast, **average, **square; /* (N, size) each */
     float **whole;              /* (N, size): momentum out, its orthogonalisation in; NULL for vectors */
     const float **grad;         /* (N, size); NULL for none */
@@ -241,7 +245,8 @@ static void moments(int64_t size, const float *blend, const float *mix, const fl
     }
 }
 
-/* Decide, and bring the moments up to date; afterwards `whole` holds the momenta to orthogonalise. */
+/* Decide, and bring the moments up to date; afterwards `whole` holds the momenta to orthogonalise, and those of the
+ * small matrices are. */
 void begin_step(const Net *net, const float *loss, float horizon)
 {
     static const double beta[2] = {BETA_FAST, BETA_SQUARE};
@@ -255,6 +260,8 @@ void begin_step(const Net *net, const float *loss, float horizon)
                 blend[i] = (float)((1.0 - beta[i]) / (1.0 - pow(beta[i], m[AT_AGE])));
             moments(size, blend, m + AT_MIXTURE, net->grad[k] + r * size, net->fast[k] + r * size,
                     net->square[k] + r * size, net->whole[k] ? net->whole[k] + r * size : 0);
+            if (net->rows[k])
+                orthogonalise(net->whole[k] + r * size, net->rows[k], size / net->rows[k], net->room);
         }
     }
 }
