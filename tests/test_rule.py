@@ -142,6 +142,17 @@ def test_orthogonalise_is_the_published_iteration(shape: tuple[int, int]) -> Non
     torch.testing.assert_close(rule.orthogonalise(m.float()).double(), x, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(130, 150), (150, 130), (100, 300), (65, 65)])
+def test_large_matrices_are_orthogonalised_in_blocks(shape: tuple[int, int]) -> None:
+    m = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    tall = shape[0] > shape[1]
+    o, x = (y.mT if tall else y for y in (rule.orthogonalise(m), m))
+    each = {130: 44, 100: 50, 65: 33}[min(shape)]
+    for start in range(0, min(shape), each):
+        block = rule.orthogonalise(x[:, start : start + each])
+        torch.testing.assert_close(o[:, start : start + each], block, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (12, 5), (5, 12), (4, 40), (40, 4)])
 @pytest.mark.parametrize("scale", [1.0, 1e-25, 1e25])
 def test_orthogonalise_against_svd(shape: tuple[int, int], scale: float) -> None:

@@ -16,8 +16,8 @@ from learnopt.kernels import library
 from learnopt.layout import Layout, TensorShape
 from learnopt.rule import RuleState
 
-SMALL, SMALL_WORK = 64, 64**2 * 1024
-"""Largest shorter side of matrices that the kernel orthogonalises, and largest product of its square and the longer."""
+SMALL = 64 * 1024
+"""Largest size of matrices that the kernel orthogonalises: above, torch's threads are faster."""
 _LISTS = ("memory", "param", "fast", "average", "square", "whole", "grad")
 
 
@@ -160,8 +160,7 @@ def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]
 
 def _small(t: TensorShape) -> bool:
     """Whether the kernel orthogonalises the matrix itself, because that takes less time than calling torch."""
-    shorter, longer = sorted(t.matrix)
-    return t.is_matrix and shorter <= SMALL and shorter**2 * longer <= SMALL_WORK
+    return t.is_matrix and t.size <= SMALL
 
 
 def _momenta(layout: Layout, n: int) -> tuple[list[Tensor | None], list[Tensor]]:

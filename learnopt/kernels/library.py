@@ -39,6 +39,7 @@ def constants() -> dict[str, float]:
         "BETA_SQUARE": features.BETA_SQUARE, "STEP": rule.STEP, "DECAY": rule.DECAY, "WARMUP": rule.WARMUP,
         "SCHEDULE_FLOOR": rule.FLOOR, "PULL": rule.PULL,
         "PULL_LOW": rule.PULL_LOGIT[0], "PULL_HIGH": rule.PULL_LOGIT[1], "ENDING": rule.ENDING, "CAUTION": rule.CAUTION,
+        "BLOCK": rule.BLOCK,
         "MEMORY": memory.MEMORY_SIZE, "RUN": memory.RUN_SIZE,
         **{f"AT_{name.upper()}": start for name, start in memory.PLACES.items()},
         **{f"RUN_{name.upper()}": i for i, name in enumerate(memory.RUN_FIELDS)},

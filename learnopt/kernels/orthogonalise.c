@@ -12,9 +12,15 @@ typedef float lanes __attribute__((vector_size(4 * LANES / 2), aligned(4), may_a
 
 static int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
+static int64_t block(int64_t shorter) /* rows at once */
+{
+    int64_t blocks = (shorter + BLOCK - 1) / BLOCK;
+    return blocks ? (shorter + blocks - 1) / blocks : 0;
+}
+
 int64_t orthogonalise_room(int64_t rows, int64_t columns)
 {
-    int64_t m = padded(rows < columns ? rows : columns), n = padded(rows < columns ? columns : rows);
+    int64_t m = padded(block(rows < columns ? rows : columns)), n = padded(rows < columns ? columns : rows);
     return 2 * m * n + 4 * m * m;
 }
 
@@ -43,17 +49,15 @@ static void multiply(int64_t m, int64_t n, int64_t k, const float *restrict a, i
             c[i * n + j] = c[j * n + i];
 }
 
-/* The padded matrix, wide and scaled to Frobenius norm 1: m rows of nn numbers */
-static void load(const float *matrix, int64_t m, int64_t n, int tall, int64_t mm, int64_t nn, float *x)
+/* The padded block, wide and scaled to Frobenius norm 1: m rows of nn numbers; entry (i, j) is at i * down + j * along */
+static void load(const float *matrix, float scale, int64_t m, int64_t n, int64_t down, int64_t along, int64_t mm,
+                 int64_t nn, float *x)
 {
-    float largest = 0.0f, norm = 0.0f;
+    float norm = 0.0f;
     memset(x, 0, (size_t)(mm * nn) * sizeof *x);
-    for (int64_t i = 0; i < m * n; i++)
-        largest = fabsf(matrix[i]) > largest ? fabsf(matrix[i]) : largest;
-    float scale = 1.0f / (largest + TINIEST);
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++) {
-            float value = scale * (tall ? matrix[j * m + i] : matrix[i * n + j]);
+            float value = scale * matrix[i * down + j * along];
             x[i * nn + j] = value;
             norm += value * value;
         }
@@ -70,12 +74,11 @@ static void gram(int64_t n, int64_t mm, int64_t nn, const float *x, float *turne
     multiply(mm, mm, n, x, nn, turned, a, 1);
 }
 
-void orthogonalise(float *matrix, int64_t rows, int64_t columns, float *room)
+static void block_of(float *matrix, float scale, int64_t m, int64_t n, int64_t down, int64_t along, float *room)
 {
-    int tall = rows > columns;
-    int64_t m = tall ? columns : rows, n = tall ? rows : columns, mm = padded(m), nn = padded(n), size = mm * mm;
+    int64_t mm = padded(m), nn = padded(n), size = mm * mm;
     float *x = room, *other = x + mm * nn, *a = other + mm * nn, *p = a + size, *q = p + size, *spare = q + size, *swap;
-    load(matrix, m, n, tall, mm, nn, x);
+    load(matrix, scale, m, n, down, along, mm, nn, x);
     gram(n, mm, nn, x, other, a);
     for (int step = 0; step < 5; step++) {
         multiply(mm, mm, m, a, mm, a, p, 1);
@@ -108,5 +111,17 @@ void orthogonalise(float *matrix, int64_t rows, int64_t columns, float *room)
     }
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++)
-            matrix[tall ? j * m + i : i * n + j] = x[i * nn + j];
+            matrix[i * down + j * along] = x[i * nn + j];
+}
+
+void orthogonalise(float *matrix, int64_t rows, int64_t columns, float *room)
+{
+    int tall = rows > columns;
+    int64_t m = tall ? columns : rows, n = tall ? rows : columns, down = tall ? 1 : n, along = tall ? m : 1;
+    int64_t each = block(m);
+    float largest = 0.0f;
+    for (int64_t i = 0; i < m * n; i++)
+        largest = fabsf(matrix[i]) > largest ? fabsf(matrix[i]) : largest;
+    for (int64_t i = 0; i < m; i += each)
+        block_of(matrix + i * down, 1.0f / (largest + TINIEST), m - i < each ? m - i : each, n, down, along, room);
 }
