@@ -22,6 +22,7 @@ from learnopt import features
 from learnopt.features import AVERAGE, AWAY, BETA_FAST, BETA_SQUARE, LossHistory
 from learnopt.layout import Layout, TensorShape
 from learnopt.meta_network import HIDDEN, schedule_logit, tensor_outputs
+from learnopt.orthogonal import orthogonalise
 
 STEP = 0.01
 """Base step as a share of (rms of the weights + their unit)."""
@@ -40,8 +41,6 @@ PULL_LOGIT = (-6.0, 2.0)
 """Base logit of that share before the end of the told horizon, and at the end."""
 ENDING = 0.1
 """Share of the told horizon over which the base logit rises."""
-BLOCK = 64
-"""Rows of a matrix that are made orthogonal to each other at once."""
 _TINY = 1e-37
 
 
@@ -227,45 +226,6 @@ def advance(
             [a0 * a0, a1 * a1, b * b, x[:, 3], a0 * b, x[:, 4], a1 * relative, new * new, square], -1
         )
     return Move(new.view(size), fast.view(size), average.view(size), square.view(size), statistics)
-
-
-def orthogonalise(m: Tensor) -> Tensor:
-    """Orthogonal directions of `(N, rows, columns)`: by blocks of at most `BLOCK` of the shorter side, nearly semi-
-    orthogonal each; 5 Newton-Schulz iterations (Jordan et al. 2024).
-
-    In blocks the cost of a step grows with the number of parameters, not with the cube of the width.
-    """
-    largest = m.abs().amax((-2, -1), keepdim=True)  # first by the largest entry: squares neither over- nor underflow
-    x = m / (largest + _TINY)
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
-    n, rows, columns = x.shape
-    blocks = -(-rows // BLOCK)
-    each = -(-rows // max(blocks, 1))
-    if blocks > 1:
-        padded = torch.nn.functional.pad(x, (0, 0, 0, blocks * each - rows))
-        x = _newton_schulz(padded.reshape(n * blocks, each, columns)).reshape(n, blocks * each, columns)[:, :rows]
-    else:
-        x = _newton_schulz(x)
-    return x.mT if tall else x
-
-
-def _newton_schulz(x: Tensor) -> Tensor:
-    """The iteration on wide matrices. All iterates are polynomials of the Gram matrix times the first; where that is
-    small, only the polynomial is iterated: the same arithmetic, except for rounding, in a fraction of the time."""
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    if x.shape[-1] <= 2 * x.shape[-2]:
-        for _ in range(5):
-            a = x @ x.mT
-            b = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
-            x = torch.baddbmm(x, b, x, beta=3.4445)
-        return x
-    a, identity = x @ x.mT, torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-    polynomial = identity
-    for _ in range(5):
-        p = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315) + 3.4445 * identity
-        polynomial, a = p @ polynomial, p @ a @ p
-    return polynomial @ x
 
 
 def move(

@@ -15,6 +15,7 @@ RUNTIME = {
     "features",
     "layout",
     "meta_network",
+    "orthogonal",
     "rule",
     "stop_head",
     "artifact",

@@ -11,6 +11,7 @@ from toy import ToyTask
 
 from learnopt import features, meta_network, rule
 from learnopt.layout import Layout
+from learnopt.orthogonal import orthogonalise
 from learnopt.unroll import Problem, Telling, unroll
 
 
@@ -105,7 +106,7 @@ class SlowRule:
             decay = 0.0
             if g.dim() == 2:
                 momentum = weights[0] * g + weights[1] * fast
-                o = rule.orthogonalise(momentum[None])[0] * max(g.shape) ** 0.5
+                o = orthogonalise(momentum[None])[0] * max(g.shape) ** 0.5
                 u, decay = 0.5 * u + 0.5 * o, 0.005 * schedule
                 decay *= max(0.0, 1 - (self.start[k] / self.rms(self.p[k])) ** 2)
             away = self.p[k] - self.average[k] if t else 0.0
@@ -138,18 +139,18 @@ def test_orthogonalise_is_the_published_iteration(shape: tuple[int, int]) -> Non
         a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
     x = x.mT if shape[0] > shape[1] else x
-    torch.testing.assert_close(rule.orthogonalise(m), x, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(rule.orthogonalise(m.float()).double(), x, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(orthogonalise(m), x, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(orthogonalise(m.float()).double(), x, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(130, 150), (150, 130), (100, 300), (65, 65)])
 def test_large_matrices_are_orthogonalised_in_blocks(shape: tuple[int, int]) -> None:
     m = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     tall = shape[0] > shape[1]
-    o, x = (y.mT if tall else y for y in (rule.orthogonalise(m), m))
+    o, x = (y.mT if tall else y for y in (orthogonalise(m), m))
     each = {130: 44, 100: 50, 65: 33}[min(shape)]
     for start in range(0, min(shape), each):
-        block = rule.orthogonalise(x[:, start : start + each])
+        block = orthogonalise(x[:, start : start + each])
         torch.testing.assert_close(o[:, start : start + each], block, rtol=1e-4, atol=1e-5)
 
 
@@ -159,7 +160,7 @@ def test_orthogonalise_against_svd(shape: tuple[int, int], scale: float) -> None
     m = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     u, s, v = torch.linalg.svd(m, full_matrices=False)
     m = u @ torch.diag_embed(s.clamp_min(0.3)) @ v  # the iteration needs longer for singular values near zero
-    o = rule.orthogonalise(m * scale)
+    o = orthogonalise(m * scale)
     inside = u.mT @ o @ v.mT
     diagonal = inside.diagonal(dim1=-2, dim2=-1)
     assert ((diagonal > 0.5) & (diagonal < 1.3)).all()

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learnopt import features, memory, meta_network, rule
+from learnopt import features, memory, meta_network
 from learnopt.kernels import library
 from learnopt.layout import Layout, TensorShape
+from learnopt.orthogonal import orthogonalise
 from learnopt.rule import RuleState
 
 SMALL = 64 * 1024
@@ -122,7 +123,7 @@ class InPlaceNet:
         self._net.nudge = None if added is None else added.data_ptr()
         self._library.begin_step(ctypes.byref(self._net), None if told is None else told.data_ptr(), horizon)
         for group in self._groups:
-            group.copy_(rule.orthogonalise(group))
+            group.copy_(orthogonalise(group))
         self._library.end_step(ctypes.byref(self._net))
 
 

@@ -12,7 +12,7 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from learnopt import features, memory, meta_network, rule
+from learnopt import features, memory, meta_network, orthogonal, rule
 
 FOLDER = Path(__file__).parent
 SOURCES = ("step.c", "orthogonalise.c")
@@ -39,7 +39,7 @@ def constants() -> dict[str, float]:
         "BETA_SQUARE": features.BETA_SQUARE, "STEP": rule.STEP, "DECAY": rule.DECAY, "WARMUP": rule.WARMUP,
         "SCHEDULE_FLOOR": rule.FLOOR, "PULL": rule.PULL,
         "PULL_LOW": rule.PULL_LOGIT[0], "PULL_HIGH": rule.PULL_LOGIT[1], "ENDING": rule.ENDING, "CAUTION": rule.CAUTION,
-        "BLOCK": rule.BLOCK,
+        "BLOCK": orthogonal.BLOCK,
         "MEMORY": memory.MEMORY_SIZE, "RUN": memory.RUN_SIZE,
         **{f"AT_{name.upper()}": start for name, start in memory.PLACES.items()},
         **{f"RUN_{name.upper()}": i for i, name in enumerate(memory.RUN_FIELDS)},

@@ -1,4 +1,4 @@
-/* rule.orthogonalise for small matrices, where the cost of calling a library exceeds the arithmetic. */
+/* learnopt/orthogonal.py for small matrices, where the cost of calling a library exceeds the arithmetic. */
 #include <math.h>
 #include <string.h>
 
