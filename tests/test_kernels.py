@@ -13,6 +13,7 @@ from toy import ToyTask
 
 from learnopt import LearnedOptimizer, inner_step, meta_network, rule
 from learnopt.kernels import in_place, library
+from learnopt.kernels.in_place import CHUNK
 from learnopt.layout import Layout
 from learnopt.unroll import Problem, Telling, unroll
 
@@ -161,6 +162,47 @@ def test_autograd_notices_that_a_step_changed_its_tensors() -> None:
     optimizer.step(loss=loss)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@needs_compiler
+@pytest.mark.parametrize("shapes", [[(700, 500), (700,), (3, 700)], [(CHUNK + 3,), (200, 400), (5,)]])
+def test_threads_change_nothing(shapes: list[tuple[int, ...]]) -> None:
+    def train(threads: int) -> list[Tensor]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            g = torch.Generator().manual_seed(0)
+            layout, params = Layout.of(shapes), [0.1 * torch.randn(2, *s, generator=g) for s in shapes]
+            runs = in_place.InPlaceRuns(thetas(1)[0], layout, params, rule.init_state(layout, params))
+            for _ in range(3):
+                runs.step([torch.randn(2, *s, generator=g) for s in shapes], torch.rand(2, generator=g), 10.0)
+            return [p.detach() for p in runs.params] + [runs.state().statistics]
+        finally:
+            torch.set_num_threads(before)
+
+    one, four = train(1), train(4)
+    slack = 1e-6 if shapes[0] == (700, 500) else 0.0  # torch orthogonalises that one, with threads of its own
+    for a, b in zip(one, four, strict=True):
+        torch.testing.assert_close(a, b, rtol=slack, atol=slack)
+
+
+@needs_compiler
+def test_a_forked_process_steps_too() -> None:
+    code = """
+import os, torch
+from learnopt import LearnedOptimizer
+torch.set_num_threads(4)
+p = torch.nn.Parameter(torch.randn(400_000))
+p.grad = torch.ones_like(p)
+optimizer = LearnedOptimizer([p])
+optimizer.step()
+child = os.fork()
+if child == 0:
+    optimizer.step()
+    os._exit(7)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) - 7)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_without_a_compiler_there_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

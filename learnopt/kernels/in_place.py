@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +20,10 @@ from learnopt.layout import Layout, TensorShape
 from learnopt.orthogonal import orthogonalise
 from learnopt.rule import RuleState
 
-SMALL = 64 * 1024
-"""Largest size of matrices that the kernel orthogonalises: above, torch's threads are faster."""
+CHUNK = 64 * 1024
+"""Parameters that are moved in one go; also the largest matrix that the kernel orthogonalises itself."""
+SHARED = 4 * CHUNK
+"""Parameters in all from which on threads share the work."""
 _LISTS = ("memory", "param", "fast", "average", "square", "whole", "grad")
 
 
@@ -26,11 +31,12 @@ class _Net(ctypes.Structure):
     """`Net` of step.c."""
 
     _fields_ = [
-        ("runs", ctypes.c_int64), ("tensors", ctypes.c_int64), ("offset", ctypes.c_void_p),
+        ("runs", ctypes.c_int64), ("tensors", ctypes.c_int64), ("number", ctypes.c_int64), ("jobs", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p), ("offset", ctypes.c_void_p),
         ("theta_stride", ctypes.c_int64), ("theta", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in (
             "size", "is_matrix", "root", "rows", "share", "shape_columns", "lr", "weight_decay", "memory", "run",
-            "columns", "tensor_columns", "nudge", "context", "room", "param", "fast", "average", "square", "whole",
+            "columns", "tensor_columns", "nudge", "context", "param", "fast", "average", "square", "whole",
             "grad",
         )),
     ]  # fmt: skip
@@ -79,39 +85,30 @@ class InPlaceNet:
         loaded = library.load()
         assert loaded is not None, "ask available() first"
         n, count = run.shape[0], len(params)
-        fixed = _fixed(layout)
+        fixed = self._fixed = _fixed(layout)
+        self._jobs = jobs = _jobs(layout, n, torch.get_num_threads())
         options = options or fixed.options
         self._library = loaded
         self.columns = torch.zeros(n, len(features.GLOBAL))
         self.tensor_columns = torch.zeros(n, count, len(features.TENSOR)) if record else torch.zeros(0)
         context = torch.zeros(n, count, meta_network.WIDTH)
         whole, self._groups = _momenta(layout, n)
-        room = torch.empty(fixed.room)
+        sums = torch.empty(len(jobs.table), len(features.STATISTICS))
         lists = {"memory": memories, "param": params, **moments._asdict(), "whole": whole, "grad": [None] * count}
         self._lists = {name: _pointers(lists[name]) for name in _LISTS}
         self._net = _Net(
-            runs=n, tensors=count, offset=fixed.offset.data_ptr(), theta=theta.data_ptr(),
+            runs=n, tensors=count, number=len(jobs.table), jobs=jobs.table.data_ptr(), sums=sums.data_ptr(),
+            offset=fixed.offset.data_ptr(), theta=theta.data_ptr(),
             theta_stride=meta_network.SIZE if theta.numel() > meta_network.SIZE else 0,
             size=fixed.size.data_ptr(), is_matrix=fixed.is_matrix.data_ptr(), root=fixed.root.data_ptr(),
-            rows=fixed.rows.data_ptr(), room=room.data_ptr(),
+            rows=fixed.rows.data_ptr(),
             share=fixed.share.data_ptr(), shape_columns=fixed.shape_columns.data_ptr(),
             lr=options.lr.data_ptr(), weight_decay=options.weight_decay.data_ptr(), run=run.data_ptr(),
             columns=self.columns.data_ptr(), context=context.data_ptr(),
             tensor_columns=self.tensor_columns.data_ptr() if record else None,
             **{name: ctypes.addressof(pointers) for name, pointers in self._lists.items()},
         )  # fmt: skip
-        self._kept = (
-            theta,
-            fixed,
-            memories,
-            run,
-            params,
-            moments,
-            options,
-            context,
-            whole,
-            room,
-        )  # the memory pointed at
+        self._kept = (theta, memories, run, params, moments, options, context, whole, sums)  # the memory pointed at
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor], loss: Tensor | None, horizon: float, nudge: Tensor | None = None) -> None:
@@ -121,10 +118,56 @@ class InPlaceNet:
         told = None if loss is None else loss.detach().contiguous()
         added = None if nudge is None else nudge.contiguous()
         self._net.nudge = None if added is None else added.data_ptr()
-        self._library.begin_step(ctypes.byref(self._net), None if told is None else told.data_ptr(), horizon)
+        self._library.decide(ctypes.byref(self._net), None if told is None else told.data_ptr(), horizon)
+        self._share_out(self._library.begin_jobs)
         for group in self._groups:
             group.copy_(orthogonalise(group))
+        self._share_out(self._library.end_jobs)
         self._library.end_step(ctypes.byref(self._net))
+
+    def _share_out(self, work: Callable[[Any, int, int, int], None]) -> None:
+        """Do all jobs, in as many threads as they are worth; what comes out does not depend on how many."""
+        rooms = [torch.empty(self._fixed.room) for _ in self._jobs.shares]
+        first, *others = [
+            (ctypes.byref(self._net), start, stop, room.data_ptr())
+            for (start, stop), room in zip(self._jobs.shares, rooms, strict=True)
+        ]
+        waiting = [_threads().submit(work, *share) for share in others]  # C code runs without Python's lock
+        work(*first)
+        for other in waiting:
+            other.result()
+
+
+class _Jobs(NamedTuple):
+    """What there is to do with the parameters of `N` runs, and how threads share it."""
+
+    table: Tensor  # (jobs, 4) int64: tensor, run, start, size
+    shares: list[tuple[int, int]]  # first job, and the one after the last
+
+
+@lru_cache(maxsize=256)
+def _jobs(layout: Layout, n: int, threads: int) -> _Jobs:
+    """Parts of at most `CHUNK` parameters; the shares are about equally large."""
+    table = [
+        (k, run, start, min(CHUNK, t.size - start))
+        for k, t in enumerate(layout.tensors)
+        for run in range(n)
+        for start in range(0, t.size, CHUNK)
+    ]
+    done = torch.tensor([0, *(size for *_, size in table)]).cumsum(0)
+    parts = threads if int(done[-1]) >= SHARED else 1
+    ends = [int(torch.searchsorted(done, int(done[-1]) * (i + 1) // parts)) for i in range(parts)]
+    shares = [(a, b) for a, b in pairwise([0, *ends]) if b > a]
+    return _Jobs(torch.tensor(table, dtype=torch.long).reshape(-1, 4), shares or [(0, 0)])
+
+
+@lru_cache(maxsize=1)
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="learnopt")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # a forked process has none of its parent's threads
 
 
 class _Fixed(NamedTuple):
@@ -161,7 +204,7 @@ def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]
 
 def _small(t: TensorShape) -> bool:
     """Whether the kernel orthogonalises the matrix itself, because that takes less time than calling torch."""
-    return t.is_matrix and t.size <= SMALL
+    return t.is_matrix and t.size <= CHUNK
 
 
 def _momenta(layout: Layout, n: int) -> tuple[list[Tensor | None], list[Tensor]]:
@@ -170,10 +213,10 @@ def _momenta(layout: Layout, n: int) -> tuple[list[Tensor | None], list[Tensor]]
     whole: list[Tensor | None] = [None] * len(layout.tensors)
     for k, t in enumerate(layout.tensors):
         if _small(t):
-            whole[k] = torch.zeros(n, *t.matrix)
+            whole[k] = torch.empty(n, *t.matrix)
         elif t.is_matrix:
             shapes.setdefault(t.matrix, []).append(k)
-    groups = [torch.zeros(len(members) * n, rows, columns) for (rows, columns), members in shapes.items()]
+    groups = [torch.empty(len(members) * n, rows, columns) for (rows, columns), members in shapes.items()]
     for group, members in zip(groups, shapes.values(), strict=True):
         for i, k in enumerate(members):
             whole[k] = group[i * n : (i + 1) * n]

@@ -109,10 +109,12 @@ def load() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(path))
     except OSError:  # a damaged file in the cache, or a mount that forbids execution
         return None
-    library.begin_step.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float]
-    library.begin_step.restype = None
+    library.decide.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float]
+    for function in (library.begin_jobs, library.end_jobs):
+        function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+        function.restype = None
     library.end_step.argtypes = [ctypes.c_void_p]
-    library.end_step.restype = None
+    library.decide.restype = library.end_step.restype = None
     library.orthogonalise_room.argtypes = [ctypes.c_int64, ctypes.c_int64]
     library.orthogonalise_room.restype = ctypes.c_int64
     return library

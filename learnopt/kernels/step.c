@@ -20,7 +20,13 @@ enum { GLOBAL_IN, GLOBAL_BIAS, GLOBAL_OUT, GLOBAL_SKIP, LSTM_IN, LSTM_HIDDEN, LS
        TENSOR_BIAS, MLP_IN, MLP_CONTEXT, MLP_BIAS, MLP_OUT, MLP_OUT_BIAS };
 
 typedef struct {
-    int64_t runs, tensors;
+    int64_t tensor, run, start, size;
+} Job;
+
+typedef struct {
+    int64_t runs, tensors, number; /* of jobs */
+    const Job *jobs;            /* in the order of tensors, runs and places */
+    float *sums;                /* (number, STATISTICS): what each job has seen */
     const int64_t *offset;      /* of the named meta-weights inside theta */
     int64_t theta_stride;       /* 0: one theta for all runs */
     const float *theta;
@@ -38,7 +44,6 @@ typedef struct {
     float *tensor_columns;      /* (N, n, TENSOR) out; NULL where nobody reads them */
     const float *nudge;         /* (N, n, OUT), added to the raw outputs; NULL for none */
     float *context;             /* (N, n, WIDTH) */
-    float *room;                /* for the largest of those matrices */
     float **param, **fast, **average, **square; /* (N, size) each */
     float **whole;              /* (N, size): momentum out, its orthogonalisation in; NULL for vectors */
     const float **grad;         /* (N, size); NULL for none */
@@ -193,7 +198,7 @@ static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t
 }
 
 /* rule.decide: everything small */
-static void decide(const Net *net, const float *loss, float horizon)
+void decide(const Net *net, const float *loss, float horizon)
 {
     int64_t n = net->tensors;
     for (int64_t r = 0; r < net->runs; r++) {
@@ -245,24 +250,20 @@ static void moments(int64_t size, const float *blend, const float *mix, const fl
     }
 }
 
-/* Decide, and bring the moments up to date; afterwards `whole` holds the momenta to orthogonalise, and those of the
- * small matrices are. */
-void begin_step(const Net *net, const float *loss, float horizon)
+/* The work on parameters comes in jobs, parts of one tensor of one run each, that threads may share. Begin: bring the
+ * moments up to date; afterwards `whole` holds the momenta to orthogonalise, and those of the small matrices are. */
+void begin_jobs(const Net *net, int64_t first, int64_t stop, float *room)
 {
     static const double beta[2] = {BETA_FAST, BETA_SQUARE};
-    decide(net, loss, horizon);
-    for (int64_t k = 0; k < net->tensors; k++) {
-        int64_t size = net->size[k];
-        for (int64_t r = 0; r < net->runs; r++) {
-            const float *m = net->memory[k] + r * MEMORY;
-            float blend[2];
-            for (int i = 0; i < 2; i++)
-                blend[i] = (float)((1.0 - beta[i]) / (1.0 - pow(beta[i], m[AT_AGE])));
-            moments(size, blend, m + AT_MIXTURE, net->grad[k] + r * size, net->fast[k] + r * size,
-                    net->square[k] + r * size, net->whole[k] ? net->whole[k] + r * size : 0);
-            if (net->rows[k])
-                orthogonalise(net->whole[k] + r * size, net->rows[k], size / net->rows[k], net->room);
-        }
+    for (const Job *job = net->jobs + first; job < net->jobs + stop; job++) {
+        int64_t k = job->tensor, at = job->run * net->size[k] + job->start;
+        const float *m = net->memory[k] + job->run * MEMORY;
+        float blend[2], *whole = net->whole[k] ? net->whole[k] + at : 0;
+        for (int i = 0; i < 2; i++)
+            blend[i] = (float)((1.0 - beta[i]) / (1.0 - pow(beta[i], m[AT_AGE])));
+        moments(job->size, blend, m + AT_MIXTURE, net->grad[k] + at, net->fast[k] + at, net->square[k] + at, whole);
+        if (net->rows[k]) /* such a tensor is one job */
+            orthogonalise(whole, net->rows[k], job->size / net->rows[k], room);
     }
 }
 
@@ -270,7 +271,7 @@ void begin_step(const Net *net, const float *loss, float horizon)
 static void advance(int64_t size, const float *theta, const int64_t *o, const float *m, const float *context, float root,
                     const float *restrict grad, const float *restrict fast, float *restrict average,
                     const float *restrict square, const float *restrict whole, float *restrict param, int given,
-                    float *now)
+                    float *sums)
 {
     float w[PARAMETER * WIDTH], u[WIDTH * 2], c[WIDTH];
     memcpy(w, theta + o[MLP_IN], sizeof w);
@@ -278,8 +279,9 @@ static void advance(int64_t size, const float *theta, const int64_t *o, const fl
     memcpy(c, context, sizeof c);
     float v0 = theta[o[MLP_OUT_BIAS]], v1 = theta[o[MLP_OUT_BIAS] + 1];
     /* a decay that the user set acts everywhere; the learned one where the step shrinks the weight */
-    float learned = given ? 0.0f : m[AT_DECAY], keep = given ? 1.0f - m[AT_DECAY] : 1.0f, length = m[AT_STEP_SIZE], gate = m[AT_GATE];
-    float m0 = m[AT_MIXTURE], m1 = m[AT_MIXTURE + 1], pull = m[AT_PULL], stay = 1.0f - AVERAGE / (m[AT_AGE] + AVERAGE - 1.0f);
+    float learned = given ? 0.0f : m[AT_DECAY], keep = given ? 1.0f - m[AT_DECAY] : 1.0f;
+    float length = m[AT_STEP_SIZE], gate = m[AT_GATE], m0 = m[AT_MIXTURE], m1 = m[AT_MIXTURE + 1], pull = m[AT_PULL];
+    float stay = 1.0f - AVERAGE / (m[AT_AGE] + AVERAGE - 1.0f);
     float relative = 1.0f / (sqrtf(m[AT_STATISTICS + 7]) + 0.03f * m[AT_UNIT] + TINIEST);
     float s00 = 0, s11 = 0, s22 = 0, s01 = 0, s02 = 0, s12 = 0, s1w = 0, weight = 0, variance = 0;
     for (int64_t i = 0; i < size; i++) {
@@ -314,27 +316,37 @@ static void advance(int64_t size, const float *theta, const int64_t *o, const fl
         weight += moved * moved;
         variance += square[i];
     }
-    float sums[STATISTICS] = {s00, s11, s22, s01, s02, s12, s1w, weight, variance};
-    for (int i = 0; i < STATISTICS; i++)
-        now[i] = sums[i] / (float)size;
+    float seen[STATISTICS] = {s00, s11, s22, s01, s02, s12, s1w, weight, variance};
+    memcpy(sums, seen, sizeof seen);
 }
 
 /* Move the parameters; `whole` holds the orthogonalised momenta. */
+void end_jobs(const Net *net, int64_t first, int64_t stop, float *room)
+{
+    (void)room;
+    for (int64_t j = first; j < stop; j++) {
+        int64_t k = net->jobs[j].tensor, r = net->jobs[j].run, at = r * net->size[k] + net->jobs[j].start;
+        advance(net->jobs[j].size, net->theta + r * net->theta_stride, net->offset, net->memory[k] + r * MEMORY,
+                net->context + (r * net->tensors + k) * WIDTH, net->root[k], net->grad[k] + at, net->fast[k] + at,
+                net->average[k] + at, net->square[k] + at, net->whole[k] ? net->whole[k] + at : 0, net->param[k] + at,
+                net->weight_decay[k] == net->weight_decay[k], net->sums + j * STATISTICS);
+    }
+}
+
+/* Gather what the jobs have seen of each tensor, in their order, so that threads change nothing. */
 void end_step(const Net *net)
 {
-    for (int64_t k = 0; k < net->tensors; k++) {
-        int64_t size = net->size[k];
-        for (int64_t r = 0; r < net->runs; r++) {
-            float now[STATISTICS], *m = net->memory[k] + r * MEMORY, *s = m + AT_STATISTICS;
-            float rate = larger(1.0f / m[AT_AGE], SMOOTHING);
-            advance(size, net->theta + r * net->theta_stride, net->offset, m,
-                    net->context + (r * net->tensors + k) * WIDTH, net->root[k], net->grad[k] + r * size,
-                    net->fast[k] + r * size, net->average[k] + r * size, net->square[k] + r * size,
-                    net->whole[k] ? net->whole[k] + r * size : 0, net->param[k] + r * size,
-                    net->weight_decay[k] == net->weight_decay[k], now);
+    for (int64_t j = 0; j < net->number;) {
+        const Job *job = net->jobs + j;
+        float now[STATISTICS] = {0}, *m = net->memory[job->tensor] + job->run * MEMORY, *s = m + AT_STATISTICS;
+        for (int64_t done = 0; done < net->size[job->tensor]; done += net->jobs[j++].size)
             for (int i = 0; i < STATISTICS; i++)
-                s[i] = i < SMOOTHED ? lerp(s[i], now[i], rate) : now[i];
-            m[AT_PEAK] = larger(m[AT_PEAK], s[8]);
+                now[i] += net->sums[j * STATISTICS + i];
+        float rate = larger(1.0f / m[AT_AGE], SMOOTHING);
+        for (int i = 0; i < STATISTICS; i++) {
+            now[i] /= (float)net->size[job->tensor];
+            s[i] = i < SMOOTHED ? lerp(s[i], now[i], rate) : now[i];
         }
+        m[AT_PEAK] = larger(m[AT_PEAK], s[8]);
     }
 }
