@@ -30,6 +30,7 @@ class MetaTrainConfig(BaseModel):
     sigma_outputs: float = Field(
         0.2, gt=0, description="spread of the noise on the meta-network's outputs (estimator nodes)"
     )
+    damping: float = Field(0.0, ge=0, description="of the natural meta-gradient; 0: plain (estimator nodes)")
     frozen: tuple[str, ...] = Field(
         (),
         description="parts of theta (names of meta_network.SHAPES) that stay as they are",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from toy import ToyTask
 
-from learnopt import meta_network, objective
+from learnopt import features, meta_network, objective
 from learnopt.estimators import Episode, Estimator, NodePerturbation, nodes
 from learnopt.layout import Layout
 from learnopt.unroll import Problem, Telling, Trajectory, unroll
@@ -136,3 +136,30 @@ def test_a_run_that_diverged_does_not_spoil_the_estimate(monkeypatch: pytest.Mon
     assert estimate.gradient is not None
     assert estimate.gradient.isfinite().all()
     assert estimate.differences.isfinite().all()
+
+
+def test_natural_gradient_divides_by_the_second_moments_of_the_columns() -> None:
+    g = torch.Generator().manual_seed(0)
+    wide, narrow = len(features.GLOBAL) + len(features.TENSOR), len(features.GLOBAL)
+    x = torch.randn(200, wide, generator=g) @ torch.randn(wide, wide, generator=g)
+    moments, plain = x.mT @ x / len(x), torch.randn(meta_network.SIZE, generator=g)
+    before, after = (meta_network.unpack(v) for v in (plain, nodes.natural(plain, moments, 0.3)))
+    for name, w in after.items():
+        if name in ("lstm_in", "tensor_skip"):
+            w = (moments + 0.3 * torch.eye(wide)) @ w
+        elif name in ("global_in", "global_skip"):
+            w = (moments[:narrow, :narrow] + 0.3 * torch.eye(narrow)) @ w
+        torch.testing.assert_close(w, before[name], rtol=1e-2, atol=1e-2)
+
+
+def test_natural_gradient_is_taken_when_damping_is_set() -> None:
+    episode = Episode(ToyTask(), 3, 12, Telling(12))
+    theta = meta_network.initial_theta(torch.Generator().manual_seed(0))
+    plain, damped = (NodePerturbation(4, 0.05, damping=d) for d in (0.0, 0.5))
+    a, b = plain.estimate(theta, episode), damped.estimate(theta, episode)
+    assert a.inputs is None
+    assert b.inputs is not None
+    torch.testing.assert_close(a.gradient, b.gradient)
+    expected = nodes.natural(a.gradient, b.inputs, 0.5)
+    torch.testing.assert_close(damped.gradient(len(theta), [b]), expected)
+    assert not torch.allclose(expected, a.gradient)

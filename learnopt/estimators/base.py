@@ -30,7 +30,8 @@ class Estimate:
     """Result of one job.
 
     `differences` (pairs,) weigh the noise vectors of `noise(seed, pairs)`: noise and gradients need not travel, unless
-    the job knows better: then `gradient` (SIZE,) is its estimate.
+    the job knows better: then `gradient` (SIZE,) is its estimate. `inputs` are the second moments of the columns that
+    the meta-network saw, `(G + T, G + T)`, for estimators that want them.
     """
 
     seed: int
@@ -39,6 +40,7 @@ class Estimate:
     inner_steps: int
     carry: dict[str, Any] | None = None
     gradient: Tensor | None = None
+    inputs: Tensor | None = None
 
 
 class Estimator(ABC):

@@ -37,14 +37,19 @@ class NodePerturbation(Estimator):
     Args:
         sigma: spread of the noise on the MLP's weights.
         sigma_outputs: spread of the noise on the raw outputs, times `SPREAD`.
+        damping: of the natural gradient; 0 for the plain one. The columns are far from independent, so that a plain
+            step mostly moves all outputs of all tasks together; divided by the columns' second moments plus this
+            damping, it moves the outputs about equally in every direction that the columns span.
     """
 
     name = "nodes"
-    settings = ("sigma_outputs",)
+    settings = ("sigma_outputs", "damping")
 
-    def __init__(self, pairs: int, sigma: float, frozen: Sequence[str] = (), sigma_outputs: float = 0.2) -> None:
+    def __init__(
+        self, pairs: int, sigma: float, frozen: Sequence[str] = (), sigma_outputs: float = 0.2, damping: float = 0.0
+    ) -> None:
         super().__init__(pairs, sigma, frozen)
-        self.sigma_outputs = sigma_outputs
+        self.sigma_outputs, self.damping = sigma_outputs, damping
 
     def estimate(self, theta: Tensor, episode: Episode, carry: dict[str, Any] | None = None) -> Estimate:
         """One episode from its initialisation to its horizon; `carry` is not used."""
@@ -61,7 +66,16 @@ class NodePerturbation(Estimator):
         wanted = differences[:, None, None] * z / (self.pairs * z[0, 0, :, 0].numel() * steps)
         gradient = self._free(replayed_gradient(theta, trajectory, torch.cat([wanted, wanted], 1) / 2))
         gradient += differences @ self._noise(episode.seed, theta.numel()) / self.pairs
-        return Estimate(episode.seed, differences, float(losses.mean()), steps * problem.n, gradient=gradient)
+        inputs = second_moments(trajectory) if self.damping else None
+        return Estimate(
+            episode.seed, differences, float(losses.mean()), steps * problem.n, gradient=gradient, inputs=inputs
+        )
+
+    def gradient(self, size: int, estimates: list[Estimate]) -> Tensor:
+        """Mean over episodes, `(size,)`; the natural gradient when damping is set."""
+        plain = super().gradient(size, estimates)
+        moments = [e.inputs for e in estimates if e.inputs is not None]
+        return natural(plain, torch.stack(moments).mean(0), self.damping) if moments else plain
 
     def _noise(self, seed: int, size: int) -> Tensor:
         """Only the MLP's weights are perturbed themselves."""
@@ -96,6 +110,24 @@ def replayed_gradient(theta: Tensor, trajectory: Trajectory, wanted: Tensor) -> 
         out = meta_network.replay(w, columns, tensor_columns)
         (gradient,) = torch.autograd.grad((out * wanted).sum(), theta)
     return gradient
+
+
+def second_moments(trajectory: Trajectory) -> Tensor:
+    """Mean outer product of what the tensor level saw, `(G + T, G + T)`; what a diverged run recorded counts as 0."""
+    assert trajectory.tensor_columns is not None
+    columns, tensor_columns = (c.nan_to_num(0.0, 0.0, 0.0) for c in (trajectory.columns, trajectory.tensor_columns))
+    x = torch.cat([columns[:, :, None].expand(-1, -1, tensor_columns.shape[2], -1), tensor_columns], -1).flatten(0, -2)
+    return x.mT @ x / len(x)
+
+
+def natural(gradient: Tensor, moments: Tensor, damping: float) -> Tensor:
+    """The gradient with the parts that multiply the columns divided by the columns' damped second moments."""
+    parts = {name: w[0] for name, w in meta_network.unpack(gradient.clone()).items()}
+    for name in ("lstm_in", "tensor_skip", "global_in", "global_skip"):
+        width = len(parts[name])
+        damped = moments[:width, :width] + damping * torch.eye(width)
+        parts[name] = torch.linalg.solve(damped, parts[name])
+    return torch.cat([part.flatten() for part in parts.values()])
 
 
 def _hats(steps: int) -> Tensor:
