@@ -85,7 +85,7 @@ class Outcome(NamedTuple):
     """What stopping at a threshold would have done to recorded runs."""
 
     threshold: float
-    excess: float  # mean log ratio of the best validation loss kept to the best of the whole run
+    excess: float  # mean log ratio of the validation loss where a run stops to that at its end, where that is better
     compute: float  # mean share of the steps that were taken
     stopped: float  # share of runs that were stopped at all
 
@@ -99,9 +99,8 @@ def outcome(weights: dict[str, Tensor], recordings: list[Recording], threshold: 
         for n in range(p.shape[1]):
             over = torch.nonzero(p[:, n] > threshold)
             k = int(over[0]) if len(over) else moments - 1
-            final = torch.minimum(r.best[-1, n], r.future[-1, n])
-            kept = r.best[k, n] if len(over) else final
-            excess.append(float((kept / final).log()) if kept > 0 and final > 0 else 0.0)
+            kept, final = r.valid[k, n], r.valid[-1, n]
+            excess.append(float((kept / final).log().clamp_min(0)) if kept > 0 and final > 0 else 0.0)
             compute.append((k + 1) / moments)
             stopped.append(float(len(over) > 0))
     return Outcome(threshold, *(float(torch.tensor(v).mean()) for v in (excess, compute, stopped)))
