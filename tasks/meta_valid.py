@@ -18,9 +18,10 @@ from learnopt.tasks.corpora import ALPHABET, characters, words
 from learnopt.tasks.embeddings import Bag, Factorisation
 from learnopt.tasks.fixed import TaskMaker, fixed_task, flat, given_split, strided
 from learnopt.tasks.graphs import NodeClassifier
+from learnopt.tasks.landscapes import Quadratic
 from learnopt.tasks.networks import mlp, residual_mlp
 from learnopt.tasks.recurrence import Recurrent, WindowModel
-from learnopt.tasks.rows import cross_entropy, squared_error, windows
+from learnopt.tasks.rows import cross_entropy, mean_square, squared_error, windows
 
 TOPICS = "text:pydoc-topics"
 SYMBOLS = len(ALPHABET)
@@ -126,6 +127,36 @@ def _perlin_siren() -> Task:
     )
 
 
+def _bowl() -> Task:
+    """One vector and nothing else: what models of lone vectors and scalars ask for."""
+    points, transform = data.bowl()
+    module = partial(Quadratic, transform, 0.0, 1)
+    return fixed_task(
+        "bowl-vector",
+        "quadratic",
+        "gen:bowl",
+        (points, points),
+        module,
+        train_rows=256,
+        steps=100,
+        objective=mean_square,
+        batch_size=16,
+    )
+
+
+def _templates() -> Task:
+    return fixed_task(
+        "templates-linear",
+        "linear",
+        "gen:perlin-templates",
+        data.templates(),
+        partial(mlp, [64, 10]),
+        train_rows=500,
+        steps=400,
+        objective=cross_entropy,
+    )
+
+
 def _rings() -> Task:
     features, adjacency, label = data.ring_graph()
     module = partial(NodeClassifier, features, adjacency, 16, 3, 2, "relu", 0.0)
@@ -214,6 +245,8 @@ META_VALID: dict[str, TaskMaker] = {
     "perlin-vae": _perlin_vae,
     "perlin-autoencoder": _perlin_autoencoder,
     "perlin-siren": _perlin_siren,
+    "templates-linear": _templates,
+    "bowl-vector": _bowl,
     "rings-graph": _rings,
     "tastes-factorisation": _ratings,
     "topics-transformer": partial(

@@ -49,7 +49,7 @@ def _meta_train_families() -> list[tuple[TaskFamily, float]]:
         (FactorisationFamily(), 0.05),
         (BagFamily(), 0.06),
         (SetFamily(), 0.02),
-        (LandscapeFamily(), 0.02),
+        (LandscapeFamily(), 0.04),
     ]
     if data_folder.available(data_folder.OMNIGLOT["omniglot:small1"]):
         families.append((DrawingFamily(), 0.08))

@@ -14,7 +14,7 @@ from learnopt import LearnedOptimizer, artifact, meta_network, stop_head
 def busy_weights(folder: Path) -> str:
     """Meta-weights with every output and a stop head at work, so that the tests do not depend on what ships."""
     g = torch.Generator().manual_seed(1)
-    theta = meta_network.initial_theta(g) + 0.15 * torch.randn(meta_network.SIZE, generator=g)
+    theta = meta_network.initial_theta(g) + 0.1 * torch.randn(meta_network.SIZE, generator=g)
     head = {k: torch.randn(s, generator=g) for k, s in stop_head.SHAPES.items()}
     return str(artifact.save(folder / "busy.safetensors", theta, head, {"name": "busy"}))
 
