@@ -103,16 +103,19 @@ def locate(name: str | os.PathLike[str]) -> Path:
 def load(name: str | os.PathLike[str] = "default") -> Artifact:
     """Read an artifact by name or path and check that it is whole and fits this version.
 
+    An artifact from before columns were added gets weights of zero for them: it decides as it did.
+
     Raises:
         ArtifactError: one line that names the file and what is wrong with it.
     """
     path = locate(name)
-    status = path.stat()
-    return _load(path, status.st_mtime_ns, status.st_size)
+    status, card = path.stat(), path.with_suffix(".json")
+    modified = (status.st_mtime_ns, card.stat().st_mtime_ns if card.exists() else 0)
+    return _load(path, modified, status.st_size)
 
 
 @lru_cache(maxsize=8)
-def _load(path: Path, modified: int, size: int) -> Artifact:
+def _load(path: Path, modified: tuple[int, int], size: int) -> Artifact:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -122,7 +125,8 @@ def _load(path: Path, modified: int, size: int) -> Artifact:
         raise ArtifactError(f"{path} is damaged or does not belong to its card: its SHA-256 differs ({size} bytes)")
     if card.get("format") != FORMAT:
         raise ArtifactError(f"{path} has artifact format {card.get('format')!r}, this version reads {FORMAT}")
-    if card.get("features_version") != features.VERSION:
+    added = _columns_since(card.get("features_version"))
+    if added is None:
         was = card.get("features_version")
         raise ArtifactError(f"{path} was trained on features version {was!r}, this version has {features.VERSION}")
     try:
@@ -130,13 +134,27 @@ def _load(path: Path, modified: int, size: int) -> Artifact:
     except SafetensorError as error:
         raise ArtifactError(f"{path} is not a safetensors file: {error}") from error
     stop = {f"stop.{k}": s for k, s in stop_head.SHAPES.items()}
-    expected = {f"rule.{k}": s for k, s in meta_network.SHAPES.items()}
+    expected = {f"rule.{k}": (a - added * (k in _OVER_COLUMNS), b) for k, (a, b) in meta_network.SHAPES.items()}
     if any(k.startswith("stop.") for k in tensors):
         expected |= stop
     _check(path, tensors, expected)
-    theta = torch.cat([tensors[f"rule.{k}"].flatten() for k in meta_network.SHAPES])
+    rule = {k: tensors[f"rule.{k}"] for k in meta_network.SHAPES}
+    rule |= {k: torch.nn.functional.pad(rule[k], (0, 0, 0, added)) for k in _OVER_COLUMNS}
+    theta = torch.cat([part.flatten() for part in rule.values()])
     head = {k: tensors[f"stop.{k}"] for k in stop_head.SHAPES} if "stop.in" in tensors else None
     return Artifact(theta, head, card, path)
+
+
+_OVER_COLUMNS = ("lstm_in", "tensor_skip")
+"""Parts of theta with a row for every column; those of `TENSOR` come last."""
+
+
+def _columns_since(version: Any) -> int | None:
+    """How many columns were added at the end of `TENSOR` since `version`; None where more than that was changed."""
+    if not isinstance(version, int) or version > features.VERSION:
+        return None
+    since = [features.ADDED.get(v) for v in range(version + 1, features.VERSION + 1)]
+    return None if None in since else sum(n for n in since if n is not None)
 
 
 def _read_card(path: Path) -> dict[str, Any]:

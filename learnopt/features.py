@@ -12,8 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-VERSION = 6
-"""Raised whenever a column changes its meaning; an artifact of another version is refused."""
+VERSION = 7
+"""Raised whenever a column is added or changes its meaning; an artifact of another version is refused, unless `ADDED`
+says how to read it."""
+
+ADDED = {7: 2}
+"""How many columns a version put at the end of `TENSOR` where it did nothing else: with weights of zero for them, an
+artifact of the version before decides exactly as it did."""
 
 GLOBAL = (
     "loss_log_slope", "loss_log_drop", "loss_log_rebound", "loss_slope", "loss_rebound", "loss_noise", "loss_known",
@@ -27,6 +32,7 @@ TENSOR = (
     "snr_fast", "wander", "cos_gradient_fast", "cos_gradient_away", "cos_fast_away", "gradient_trend", "radial",
     "growth", "init_scale", "gradient_decline", "elasticity", "log_size", "is_matrix", "is_convolution", "log_aspect",
     "is_first", "is_last", "log_network", "log_depth", "network_convolutions", "network_vectors",
+    "network_inputs", "network_outputs",
 )  # fmt: skip
 """Columns per parameter tensor.
 
@@ -37,10 +43,12 @@ the cosine between momentum and weights: below 0 where the loss wants the tensor
 matter and decay costs nothing. `elasticity` is the relative change of the loss for a relative change of the weights, to
 first order: what a relative step must be measured against (the Polyak step asks the same question). `is_first` and
 `is_last` mark the first and the last of the matrices, in the order of the parameters: what comes in and what goes out
-is rarely best treated like what lies between. The last four tell kinds of networks apart: `log_network` and `log_depth`
+is rarely best treated like what lies between. The last six tell kinds of networks apart: `log_network` and `log_depth`
 count parameters and matrices (a linear model is convex and may be fitted to the end, a large network can memorise),
 `network_convolutions` is the share of convolutions among the matrices, `network_vectors` the logarithm of vectors per
-matrix (1 for a bias each, 3 with normalisation).
+matrix (1 for a bias each, 3 with normalisation), `network_inputs` and `network_outputs` the logarithms of the first
+matrix's columns and of the last one's rows: two inputs are coordinates, and a function of them is hard to memorise; one
+output is a regression, many are classes, as many as inputs an autoencoder.
 """
 
 STANDARD: dict[str, tuple[float, float]] = {
@@ -53,6 +61,7 @@ STANDARD: dict[str, tuple[float, float]] = {
     "elasticity": (0.2, 0.7), "log_size": (0.5, 0.25), "log_aspect": (0.0, 0.25),
     "is_first": (0.2, 0.5), "is_last": (0.2, 0.5), "log_network": (0.9, 0.2), "log_depth": (1.4, 0.6),
     "network_convolutions": (0.1, 0.3), "network_vectors": (0.0, 0.5),
+    "network_inputs": (2.4, 1.1), "network_outputs": (1.9, 1.2),
 }  # fmt: skip
 """Centre and spread of the columns that are neither flags nor means, rounded, over 96 runs of `meta_train`. All
 meta-weights are perturbed by the same sigma: a column of small spread would hardly be heard."""

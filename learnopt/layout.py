@@ -92,11 +92,14 @@ class Layout:
         roles = [t.role for t in self.tensors]
         matrices, convolutions = sum(t.is_matrix for t in self.tensors), roles.count("convolution")
         vectors = roles.count("vector")
+        ends = [t.matrix for t in self.tensors if t.is_matrix] or [(1, 1)]
         return [
             math.log(max(sum(t.size for t in self.tensors), 1)) / 8,
             math.log(max(matrices, 1)),
             convolutions / max(matrices, 1),
             math.log((vectors + 1) / (matrices + 1)),
+            math.log(ends[0][1]),
+            math.log(ends[-1][0]),
         ]
 
     def units(self, rms0: Tensor) -> Tensor:

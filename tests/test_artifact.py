@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
 
-from learnopt import artifact, atomic, meta_network, stop_head
+from learnopt import artifact, atomic, features, meta_network, stop_head
 
 THETA = meta_network.initial_theta(torch.Generator().manual_seed(4))
 STOP = stop_head.initial_weights(torch.Generator().manual_seed(4))
@@ -99,6 +99,29 @@ def test_damaged_artifacts_are_refused(saved: Path, damage: str) -> None:
         artifact.load(saved)
     assert "mine" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_columns_added_since_get_weights_of_zero(saved: Path) -> None:
+    """An artifact of the version before the newest columns decides as it did; an older one is refused."""
+    added = features.ADDED[features.VERSION]
+    theta = artifact.load(saved).theta
+
+    def drop_newest(tensors: dict[str, torch.Tensor]) -> None:
+        for name in ("rule.lstm_in", "rule.tensor_skip"):
+            tensors[name] = tensors[name][:-added].contiguous()
+
+    change_tensors(saved, drop_newest)
+    with pytest.raises(artifact.ArtifactError, match=r"tensor rule.lstm_in is"):
+        artifact.load(saved)
+    change_card(saved, features_version=features.VERSION - 1)
+    widened = meta_network.unpack(artifact.load(saved).theta)
+    for name, whole in meta_network.unpack(theta).items():
+        kept = whole.shape[1] - added * (name in ("lstm_in", "tensor_skip"))
+        assert torch.equal(widened[name][:, :kept], whole[:, :kept])
+        assert not widened[name][:, kept:].any()
+    change_card(saved, features_version=features.VERSION - 2)
+    with pytest.raises(artifact.ArtifactError, match=f"version {features.VERSION - 2}, this version has"):
+        artifact.load(saved)
 
 
 def test_unknown_name_lists_the_choices() -> None:

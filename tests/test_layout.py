@@ -39,7 +39,10 @@ def test_columns_count_the_network_and_its_matrices() -> None:
     torch.testing.assert_close(table["log_depth"], torch.full((5,), math.log(3)))
     torch.testing.assert_close(table["network_convolutions"], torch.full((5,), 1 / 3))
     torch.testing.assert_close(table["network_vectors"], torch.full((5,), math.log(2 / 4)))
-    assert not Layout.of([(7,)]).columns[0, features.SHAPE_COLUMNS.index("log_depth")]
+    torch.testing.assert_close(table["network_inputs"], torch.full((5,), math.log(4)))
+    torch.testing.assert_close(table["network_outputs"], torch.full((5,), math.log(3)))
+    lone = dict(zip(features.SHAPE_COLUMNS, Layout.of([(7,)]).columns[0].tolist(), strict=True))
+    assert [lone[name] for name in ("log_depth", "network_inputs", "network_outputs")] == [0, 0, 0]
 
 
 def test_columns_mark_the_first_and_the_last_matrix() -> None:
