@@ -101,7 +101,7 @@ class AutoencodingFamily(TaskFamily):
             noise = pick(rng, [0.0, 0.0, 0.3])
             noisy = x + noise * torch.randn(x.shape, generator=torch_generator(rng))
             return "autoencoder", (noisy, x), partial(autoencoder(rng, columns)), squared_error
-        make = partial(Vae, columns, log_integer(rng, 12, 40), int(rng.integers(2, 9)), activation)
+        make = partial(Vae, columns, log_integer(rng, 12, 96), int(rng.integers(2, 9)), activation)
         if chance(rng, 0.5):
             pixels = torch.sigmoid(2 * x)
             return "vae", (pixels, pixels), make, bernoulli_bound

@@ -104,7 +104,7 @@ class CoordinateFamily(TaskFamily):
         )
 
     def _network(self, rng: np.random.Generator, inputs: int, outputs: int) -> tuple[str, Callable[[], nn.Module]]:
-        width, depth = log_integer(rng, 12, 40), int(rng.integers(1, 4))
+        width, depth = log_integer(rng, 12, 80), int(rng.integers(1, 4))
         kind = pick(rng, ["siren", "siren", "siren", "fourier-net", "fourier-net", "coordinate-mlp"])
         if kind == "siren":
             return kind, partial(siren, inputs, width, depth, outputs, log_uniform(rng, 3, 40))

@@ -116,7 +116,7 @@ class BagFamily(TaskFamily):
         else:
             dataset, classes, train_rows = "gen:topics", int(rng.integers(2, 9)), log_integer(rng, 150, 2000)
             rows = topic_bags(rng, train_rows + 256, vocabulary, int(rng.integers(8, 33)), classes)
-        width, hidden = log_integer(rng, 4, 16), pick(rng, [[], [], [16], [24]])
+        width, hidden = log_integer(rng, 4, 40), pick(rng, [[], [], [16], [32]])
         scale, attentive = pick(rng, [1.0, 1.0, 0.1, 0.3]), chance(rng, 0.3)
         make = drawn(rng, partial(Bag, vocabulary, width, [*hidden, classes], scale, attentive))
         train, valid = split(rows, train_rows, torch_generator(rng), 256)

@@ -117,7 +117,7 @@ class NodeFamily(TaskFamily):
             classes, columns = int(rng.integers(2, 8)), log_integer(rng, 8, 64)
             dataset, (features, adjacency, label) = "gen:block-graphs", block_graph(rng, nodes, classes, columns)
         classes = int(label.max()) + 1
-        width, depth = log_integer(rng, 8, 32), pick(rng, [1, 2, 2, 2, 3])
+        width, depth = log_integer(rng, 8, 64), pick(rng, [1, 2, 2, 2, 3])
         activation, dropout = pick(rng, ["relu", "relu", "tanh", "elu"]), pick(rng, [0.0, 0.0, 0.5])
         make = partial(NodeClassifier, features, adjacency, width, classes, depth, activation, dropout)
         labelled = max(12, int(nodes * rng.uniform(0.1, 0.6)))
@@ -158,7 +158,7 @@ class GraphFamily(TaskFamily):
         inputs = torch.tensor(np.concatenate([x, edges], -1), dtype=torch.float32)
         classes = chance(rng, 0.5)
         target = torch.tensor(score[:, 0] > 0).long() if classes else torch.tensor(score, dtype=torch.float32)
-        make = partial(GraphRegressor, columns, log_integer(rng, 8, 20), 2 if classes else 1, int(rng.integers(1, 3)))
+        make = partial(GraphRegressor, columns, log_integer(rng, 8, 40), 2 if classes else 1, int(rng.integers(1, 3)))
         train, valid = split((inputs, target), train_rows, torch_generator(rng), 256)
         return RowTask(
             f"graphs-graph-{int(rng.integers(10**9))}",

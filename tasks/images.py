@@ -29,8 +29,8 @@ def convolutional(rng: np.random.Generator, channels: int, size: int, classes: i
     """`(kind, make)` of a random small convolutional network."""
     kind = weighted(rng, {"cnn": 0.35, "cnn-bn": 0.2, "cnn-gn": 0.15, "resnet": 0.2, "depthwise-cnn": 0.1})
     norm = {"cnn-bn": "batch", "cnn-gn": "group", "cnn": "none"}.get(kind) or pick(rng, ["batch", "batch", "group"])
-    first = pick(rng, [4, 4, 6, 8])
-    widths = [channels, first, pick(rng, [8, 12, 16])] if kind != "resnet" else [channels, first + 2]
+    first = pick(rng, [4, 6, 8, 12, 16])
+    widths = [channels, first, pick(rng, [8, 12, 16, 24, 32])] if kind != "resnet" else [channels, first + 2]
     make = partial(
         cnn,
         widths,
@@ -42,7 +42,7 @@ def convolutional(rng: np.random.Generator, channels: int, size: int, classes: i
         depthwise=kind == "depthwise-cnn",
         pool=chance(rng, 0.4),
         dropout=pick(rng, [0.0, 0.0, 0.0, 0.25]),
-        hidden=pick(rng, [0, 0, 16, 24]),
+        hidden=pick(rng, [0, 0, 16, 32]),
     )
     return kind, make
 
@@ -56,7 +56,7 @@ def vision_transformer(rng: np.random.Generator, channels: int, size: int, class
     body = partial(
         Transformer,
         tokens,
-        pick(rng, [8, 12, 16, 16, 24]),
+        pick(rng, [8, 16, 16, 24, 32]),
         classes,
         inputs=channels * height * width,
         blocks=1 if tokens > 10 else pick(rng, [1, 1, 2]),
@@ -69,14 +69,14 @@ def vision_transformer(rng: np.random.Generator, channels: int, size: int, class
 
 def recurrent_rows(rng: np.random.Generator, channels: int, size: int, classes: int) -> tuple[str, Maker]:
     """A recurrent network that reads an image row by row."""
-    cell, width = pick(rng, ["lstm", "gru", "rnn"]), log_integer(rng, 8, 24)
+    cell, width = pick(rng, ["lstm", "gru", "rnn"]), log_integer(rng, 8, 48)
     body = partial(Recurrent, cell, width, classes, inputs=channels * size, last=True)
     return cell, lambda: Patches(1, size, body())
 
 
 def flat_mlp(rng: np.random.Generator, channels: int, size: int, classes: int) -> tuple[str, Maker]:
     """Pixels through a fully connected network."""
-    width = log_integer(rng, 12, 48)
+    width = log_integer(rng, 12, 160)
     sizes = [channels * size * size, *[width] * int(rng.integers(0, 4)), classes]
     body = partial(mlp, sizes, pick(rng, ["relu", "tanh", "gelu"]), pick(rng, ["none", "none", "layer", "batch"]))
     return ("mlp" if len(sizes) > 2 else "linear"), lambda: nn.Sequential(nn.Flatten(), body())

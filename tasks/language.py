@@ -33,7 +33,7 @@ def sequence_model(
         return partial(
             Transformer,
             length,
-            pick(rng, [8, 16, 16, 24]) if vocabulary <= 100 else pick(rng, [8, 12]),
+            pick(rng, [8, 16, 24, 32]) if vocabulary <= 100 else pick(rng, [8, 12, 16]),
             outputs,
             vocabulary=vocabulary,
             blocks=pick(rng, [1, 1, 2]),
@@ -43,10 +43,10 @@ def sequence_model(
             dropout=pick(rng, [0.0, 0.0, 0.0, 0.1]),
             gain=pick(rng, [2, 2, 4]),
         )
-    width = log_integer(rng, 8, 24) if vocabulary <= 100 else log_integer(rng, 6, 12)
+    width = log_integer(rng, 8, 40) if vocabulary <= 100 else log_integer(rng, 6, 20)
     if kind == "embedding-mlp":
         return partial(
-            WindowModel, vocabulary, outputs, min(width, 12), log_integer(rng, 12, 32), int(rng.integers(2, 6))
+            WindowModel, vocabulary, outputs, min(width, 12), log_integer(rng, 12, 64), int(rng.integers(2, 6))
         )
     return partial(Recurrent, kind, width, outputs, vocabulary=vocabulary)
 

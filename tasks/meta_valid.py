@@ -144,13 +144,13 @@ def _bowl() -> Task:
     )
 
 
-def _templates() -> Task:
+def _templates(name: str, kind: str, sizes: list[int]) -> Task:
     return fixed_task(
-        "templates-linear",
-        "linear",
+        name,
+        kind,
         "gen:perlin-templates",
         data.templates(),
-        partial(mlp, [64, 10]),
+        partial(mlp, sizes),
         train_rows=500,
         steps=400,
         objective=cross_entropy,
@@ -231,6 +231,7 @@ META_VALID: dict[str, TaskMaker] = {
     "spirals-mlp": partial(_spirals, "spirals-mlp", "mlp", partial(mlp, [8, 32, 32, 3], "relu"), 200),
     "spirals-deep": partial(_spirals, "spirals-deep", "deep-mlp", partial(mlp, [8, *[16] * 7, 3], "tanh"), 500),
     "friedman-mlp": partial(_friedman, "friedman-mlp", "mlp", partial(mlp, [10, 40, 40, 1], "gelu", "layer"), 150),
+    "friedman-wide": partial(_friedman, "friedman-wide", "mlp", partial(mlp, [10, 160, 160, 1], "relu"), 600),
     "friedman-residual": partial(
         _friedman, "friedman-residual", "residual-mlp", partial(residual_mlp, 10, 24, 1, 2, "relu", "layer"), 600
     ),
@@ -241,11 +242,13 @@ META_VALID: dict[str, TaskMaker] = {
     "perlin-cnn-bn": partial(
         _perlin, "perlin-cnn-bn", "cnn-bn", partial(cnn, [1, 6, 12], 8, 6, norm="batch", pool=True)
     ),
+    "perlin-cnn-wide": partial(_perlin, "perlin-cnn-wide", "cnn", partial(cnn, [1, 32, 48], 8, 6, pool=True)),
     "perlin-vit": partial(_perlin, "perlin-vit", "vit", _perlin_vit),
     "perlin-vae": _perlin_vae,
     "perlin-autoencoder": _perlin_autoencoder,
     "perlin-siren": _perlin_siren,
-    "templates-linear": _templates,
+    "templates-linear": partial(_templates, "templates-linear", "linear", [64, 10]),
+    "templates-wide": partial(_templates, "templates-wide", "mlp", [64, 192, 10]),
     "bowl-vector": _bowl,
     "rings-graph": _rings,
     "tastes-factorisation": _ratings,

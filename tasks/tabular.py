@@ -47,23 +47,23 @@ def random_mlp(rng: np.random.Generator, inputs: int, outputs: int) -> tuple[str
     activation = pick(rng, [*ACTIVATIONS, "relu", "relu", "tanh", "gelu"])
     norm = pick(rng, ["none", "none", "none", "layer", "batch"])
     dropout = pick(rng, [0.0, 0.0, 0.0, 0.0, 0.1, 0.3, 0.5])
-    width = log_integer(rng, 8, 64)
+    width = log_integer(rng, 8, 192)
     if kind == "linear":
         return kind, partial(mlp, [inputs, outputs])
     if kind == "deep-mlp":
-        sizes = [inputs, *[min(width, 24)] * int(rng.integers(5, 10)), outputs]
+        sizes = [inputs, *[min(width, 48)] * int(rng.integers(5, 10)), outputs]
         return kind, partial(mlp, sizes, pick(rng, ["tanh", "relu", "gelu"]), pick(rng, ["none", "none", "layer"]))
     if kind == "residual-mlp":
         blocks, zero = int(rng.integers(1, 4)), chance(rng, 0.3)
-        return kind, partial(residual_mlp, inputs, min(width, 32), outputs, blocks, activation, norm, zero)
+        return kind, partial(residual_mlp, inputs, min(width, 80), outputs, blocks, activation, norm, zero)
     depth = pick(rng, [1, 1, 2, 2, 3, 4])
-    width = min(width, 40) if depth > 2 else width
+    width = min(width, 96) if depth > 2 else width
     return kind, partial(mlp, [inputs, *[width] * depth, outputs], activation, norm, dropout)
 
 
 def autoencoder(rng: np.random.Generator, columns: int) -> Callable[[], nn.Module]:
     """A random symmetric autoencoder with a bottleneck below the number of columns."""
-    width, code = log_integer(rng, 8, 48), log_integer(rng, 2, max(2, columns // 2))
+    width, code = log_integer(rng, 8, 128), log_integer(rng, 2, max(2, columns // 2))
     sizes = [columns, *([width] if chance(rng, 0.7) else []), code]
     return partial(mlp, sizes + sizes[-2::-1], pick(rng, ["relu", "tanh", "gelu", "silu"]))
 
