@@ -92,7 +92,7 @@ class Layout:
         roles = [t.role for t in self.tensors]
         matrices, convolutions = sum(t.is_matrix for t in self.tensors), roles.count("convolution")
         vectors = roles.count("vector")
-        ends = [t.matrix for t in self.tensors if t.is_matrix] or [(1, 1)]
+        ends = [t.matrix for t in self.tensors if t.is_matrix] or [(10, 10)]  # as an unknown fan
         return [
             math.log(max(sum(t.size for t in self.tensors), 1)) / 8,
             math.log(max(matrices, 1)),

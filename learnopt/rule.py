@@ -26,6 +26,8 @@ from learnopt.orthogonal import orthogonalise
 
 STEP = 0.01
 """Base step as a share of (rms of the weights + their unit)."""
+LONGEST = 0.3
+"""Largest step of a tensor, in the same unit: whatever the meta-network says, no single step starts a run anew."""
 DECAY = 0.005
 """Base share of a matrix that decays per step at full schedule, where the step makes weights smaller anyway: decay that
 never works against the gradients costs little where a task has to be fitted to the end."""
@@ -152,7 +154,7 @@ def decide(
     is_matrix = layout.is_matrix.to(g.device)
     rms = state.statistics[..., features.STATISTICS.index("weight")].sqrt()
     reach = torch.minimum(rms, 1e3 * state.unit) + state.unit  # bounded: a run that blows up does so slowly
-    step_size = STEP * reach * schedule[:, None] * torch.exp((2 * out[..., 0]).clamp(-7, 7))
+    step_size = reach * (STEP * schedule[:, None] * torch.exp((2 * out[..., 0]).clamp(-7, 7))).clamp(max=LONGEST)
     # no decay below the scale of the initialisation: a sine network's frequencies, for one, are not to be forgotten
     grown = (1 - (state.rms0 / (rms + _TINY)) ** 2).clamp_min(0)
     decay = (DECAY * schedule[:, None] * torch.exp(3 * out[..., 2].clamp(-3, 2))).clamp(0, 0.5) * is_matrix * grown

@@ -53,6 +53,7 @@ static const float global_standard[GLOBAL][2] = GLOBAL_STANDARD, tensor_standard
 
 static inline float clamp(float x, float low, float high) { return x < low ? low : (x > high ? high : x); }
 static inline float larger(float a, float b) { return a > b ? a : b; }
+static inline float smaller(float a, float b) { return a < b ? a : b; }
 static inline float finite_or_zero(float x) { return fabsf(x) <= FLT_MAX ? x : 0.0f; }
 static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 static inline float log_ratio(float a, float b, float floor) { return logf(larger(a, floor) / larger(b, floor)); }
@@ -182,7 +183,7 @@ static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t
 
     float is_matrix = (float)net->is_matrix[k], unit = m[AT_UNIT], rms = sqrtf(m[AT_STATISTICS + 7]);
     float reach = (rms < 1e3f * unit ? rms : 1e3f * unit) + unit, given = net->weight_decay[k];
-    float length = net->lr[k] * STEP * reach * schedule * expf(clamp(2.0f * out[0], -7.0f, 7.0f));
+    float length = net->lr[k] * reach * smaller(STEP * schedule * expf(clamp(2.0f * out[0], -7.0f, 7.0f)), LONGEST);
     float shrunk = m[AT_RMS0] / (rms + TINIEST), grown = larger(1.0f - shrunk * shrunk, 0.0f);
     float learned = clamp(DECAY * schedule * expf(3.0f * clamp(out[2], -3.0f, 2.0f)), 0.0f, 0.5f) * is_matrix * grown;
     m[AT_STEP_SIZE] = length;
