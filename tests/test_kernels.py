@@ -68,6 +68,21 @@ def test_kernel_equals_rule(horizon: float, withheld: bool, shared: bool) -> Non
 
 
 @needs_compiler
+def test_longest_steps_equal_the_rule_s() -> None:
+    g, theta, shapes = torch.Generator().manual_seed(0), thetas(1)[0], SHAPES[:9]
+    layout, params = Layout.of(shapes), [torch.randn(2, *shape, generator=g) for shape in shapes]
+    nudge = torch.zeros(2, len(shapes), len(meta_network.OUTPUTS))
+    nudge[..., meta_network.OUTPUTS.index("log_step")] = 50.0
+    grads, state = [torch.randn(2, *shape, generator=g) for shape in shapes], rule.init_state(layout, params)
+    fast = in_place.InPlaceRuns(theta, layout, params, state)
+    fast.step(list(grads), None, 30.0, nudge)
+    new, _, _ = rule.apply(meta_network.unpack(theta), layout, params, grads, state, None, torch.tensor(30.0), nudge)
+    for a, b, before in zip(fast.params, new, params, strict=True):
+        torch.testing.assert_close(a.detach(), b, rtol=1e-3, atol=1e-5)
+        assert (b - before).abs().mean() > 0.1
+
+
+@needs_compiler
 def test_what_it_is_given_stays_as_it_was() -> None:
     problem = Problem(ToyTask(), [1, 2])
     before = [p.clone() for p in problem.start]

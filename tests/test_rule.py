@@ -223,6 +223,21 @@ def test_decay_stops_at_the_scale_of_the_initialisation() -> None:
     assert decay(1.5) > 0
 
 
+def test_no_step_is_longer_than_the_bound() -> None:
+    params, _ = draw(SHAPES, 2)
+    layout, w = Layout.of(SHAPES), meta_network.unpack(meta_network.initial_theta(torch.Generator().manual_seed(0)))
+    state = rule.init_state(layout, params)
+
+    def shares(log_step: float) -> Tensor:
+        nudge = torch.zeros(2, len(SHAPES), len(meta_network.OUTPUTS))
+        nudge[..., meta_network.OUTPUTS.index("log_step")] = log_step
+        decision, _ = rule.decide(w, layout, state, None, torch.tensor(30.0), nudge)
+        return decision.step_size / (state.rms0 + state.unit)
+
+    torch.testing.assert_close(shares(0.0), torch.full((2, len(SHAPES)), rule.STEP))
+    torch.testing.assert_close(shares(50.0), torch.full((2, len(SHAPES)), rule.LONGEST))
+
+
 def test_untold_horizon_and_withheld_loss_still_train() -> None:
     problem = Problem(ToyTask(), [1, 2])
     theta = meta_network.initial_theta(torch.Generator().manual_seed(0))
