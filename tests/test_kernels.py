@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from optimizer_toy import busy_weights
 from torch import Tensor, nn
 from toy import ToyTask
 
@@ -107,6 +108,11 @@ def test_unroll_in_one_go_equals_two_windows_and_the_torch_path() -> None:
     torch.testing.assert_close(whole.columns, slow.columns, rtol=1e-2, atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return busy_weights(tmp_path_factory.mktemp("weights"))
+
+
 class Wide(nn.Module):
     """Two layers, a tied shape, a scalar, and a parameter that is not contiguous where asked."""
 
@@ -121,13 +127,13 @@ class Wide(nn.Module):
         return self.second(torch.tanh(self.first(x))) * self.scale
 
 
-def train(model: Wide, steps: int = 12) -> tuple[list[Tensor], LearnedOptimizer]:
+def train(model: Wide, weights: str, steps: int = 12) -> tuple[list[Tensor], LearnedOptimizer]:
     groups = [
         {"params": model.first.parameters(), "lr": 0.5},
         {"params": model.second.parameters(), "weight_decay": 0.1},
         {"params": [model.scale]},
     ]
-    optimizer = LearnedOptimizer(groups, total_steps=steps)
+    optimizer = LearnedOptimizer(groups, total_steps=steps, weights=weights)
     x = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
     for t in range(steps):
         optimizer.zero_grad()
@@ -140,14 +146,14 @@ def train(model: Wide, steps: int = 12) -> tuple[list[Tensor], LearnedOptimizer]
 
 
 @needs_compiler
-def test_optimizer_with_the_kernel_equals_the_one_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimizer_with_the_kernel_equals_the_one_without(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     real = inner_step.by_kernel
     monkeypatch.setattr(inner_step, "by_kernel", lambda *a: taken.append(1) or real(*a))
-    fast, a = train(Wide())
+    fast, a = train(Wide(), weights)
     assert len(taken) == 12
     monkeypatch.setattr(inner_step.in_place, "available", lambda tensors: False)
-    slow, b = train(Wide())
+    slow, b = train(Wide(), weights)
     assert len(taken) == 12
     for x, y in zip(fast, slow, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-3)
@@ -159,10 +165,10 @@ def test_optimizer_with_the_kernel_equals_the_one_without(monkeypatch: pytest.Mo
 
 
 @needs_compiler
-def test_parameters_that_are_not_contiguous_take_the_torch_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = train(Wide())
+def test_parameters_that_are_not_contiguous_take_the_torch_path(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = train(Wide(), weights)
     monkeypatch.setattr(inner_step, "by_kernel", None)
-    odd, _ = train(Wide(contiguous=False))
+    odd, _ = train(Wide(contiguous=False), weights)
     for x, y in zip(whole, odd, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-3)
 
