@@ -130,7 +130,7 @@ def _perlin_siren() -> Task:
 def _bowl() -> Task:
     """One vector and nothing else: what models of lone vectors and scalars ask for."""
     points, transform = data.bowl()
-    module = partial(Quadratic, transform, 0.0, 1)
+    module = partial(Quadratic, transform, 0.1, 1)
     return fixed_task(
         "bowl-vector",
         "quadratic",
@@ -138,7 +138,7 @@ def _bowl() -> Task:
         (points, points),
         module,
         train_rows=256,
-        steps=100,
+        steps=200,
         objective=mean_square,
         batch_size=16,
     )
