@@ -117,6 +117,21 @@ def estimator_mask(layout: Layout) -> Tensor:
     return (z[0, 0] != 0).float()
 
 
+def test_no_episode_weighs_more_than_the_median_one() -> None:
+    g = torch.Generator().manual_seed(1)
+    scale = 10.0 ** torch.arange(-3, 2)
+    # a part of theta in large units and a frozen one must not decide which episode is long
+    parts = meta_network.mask(["lstm_in"]) * 1e4 + meta_network.mask(["global_in"])
+    gradients = scale[:, None] * torch.randn(5, meta_network.SIZE, generator=g) * parts
+    expected = gradients * (scale.median() / scale).clamp(max=1)[:, None]
+    got = nodes.clipped_mean(gradients)
+    assert got[parts == 0].eq(0).all()
+    torch.testing.assert_close(got, expected.mean(0), rtol=0.2, atol=0.05 * float(expected.mean(0).abs().max()))
+    torch.testing.assert_close(nodes.clipped_mean(7 * gradients), 7 * got, rtol=1e-3, atol=0.1)
+    one = gradients[:1]
+    torch.testing.assert_close(nodes.clipped_mean(one), one[0])
+
+
 def test_only_the_mlp_is_perturbed_in_its_weights() -> None:
     moved = meta_network.unpack(NodePerturbation(3, 0.1, ["mlp_in"]).perturbed(theta(), 5) - theta())
     for name, part in moved.items():
