@@ -28,7 +28,7 @@ class MetaTrainConfig(BaseModel):
     pairs: int = Field(16, ge=1, description="antithetic pairs per episode")
     sigma: float = Field(0.05, gt=0, description="standard deviation of the perturbations of theta")
     sigma_outputs: float = Field(
-        0.35, gt=0, description="spread of the noise on the meta-network's outputs (estimator nodes)"
+        0.2, gt=0, description="spread of the noise on the meta-network's outputs (estimator nodes)"
     )
     damping: float = Field(0.0, ge=0, description="of the natural meta-gradient; 0: plain (estimator nodes)")
     frozen: tuple[str, ...] = Field(

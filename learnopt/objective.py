@@ -16,7 +16,7 @@ FINAL = 0.85
 of 0.1 for its logarithm, halving it by memorising was worth 9 % of validation loss."""
 ON_THE_WAY = (0.15, 0.35, 0.6)
 """Shares of the run after which validation loss is measured besides the end."""
-NOISE = 0.1
+NOISE = 0.03
 """Spread of meta-losses that counts as noise: tasks on which perturbations differ by less speak more softly."""
 
 

@@ -14,14 +14,12 @@ from learnopt.layout import Layout
 from learnopt.task import seed_of
 from learnopt.unroll import Trajectory, unroll
 
-SPREAD = {"log_step": 0.5, "gradient": 2.5, "log_decay": 1.0, "gate": 2.5, "pull": 4.0}
-"""Noise per raw output in units of the estimator's. Too large a step does more harm than too small a one, so that much
-noise on it would make small ones look better than they are."""
+SPREAD = {"log_step": 0.75, "gradient": 2.5, "log_decay": 1.0, "gate": 2.5, "pull": 4.0}
+"""Noise per raw output in units of the estimator's: about the same effect on a step each."""
 KNOTS = 4
 """The noise changes along a run: linear between so many points."""
-SHARES = {"run": 0.5, "knot": 0.2, "tensor": 0.2, "tensor_knot": 0.1}
-"""Variance of the noise that all tensors and times share, all tensors share, all times share, nothing shares. Most for
-what is shared: a run's final loss is chaotic, and noise that differs all along hardly shows in it."""
+SHARES = {"run": 0.3, "knot": 0.25, "tensor": 0.25, "tensor_knot": 0.2}
+"""Variance of the noise that all tensors and times share, all tensors share, all times share, nothing shares."""
 _MLP = tuple(name for name in meta_network.SHAPES if name.startswith("mlp_"))
 
 
@@ -48,7 +46,7 @@ class NodePerturbation(Estimator):
     settings = ("sigma_outputs", "damping")
 
     def __init__(
-        self, pairs: int, sigma: float, frozen: Sequence[str] = (), sigma_outputs: float = 0.35, damping: float = 0.0
+        self, pairs: int, sigma: float, frozen: Sequence[str] = (), sigma_outputs: float = 0.2, damping: float = 0.0
     ) -> None:
         super().__init__(pairs, sigma, frozen)
         self.sigma_outputs, self.damping = sigma_outputs, damping
@@ -104,7 +102,8 @@ def clipped_mean(gradients: Tensor) -> Tensor:
     """
     unit = meta_network.mean_by_part((gradients**2).mean(0)).sqrt().clamp_min(1e-30)
     lengths = (gradients / unit).norm(dim=1)
-    return (gradients * (lengths.median() / lengths.clamp_min(1e-30)).clamp(max=1)[:, None]).mean(0)
+    mean: Tensor = (gradients * (lengths.median() / lengths.clamp_min(1e-30)).clamp(max=1)[:, None]).mean(0)
+    return mean
 
 
 def replayed_gradient(theta: Tensor, trajectory: Trajectory, wanted: Tensor) -> Tensor:
