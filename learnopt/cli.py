@@ -10,7 +10,6 @@ import typer
 from pydantic import ValidationError
 
 from learnopt.cli_compare import compare_command, report_command
-from learnopt.cli_line_search import line_search_command
 from learnopt.cli_meta_train import meta_train
 from learnopt.cli_stop_train import stop_train_command
 
@@ -23,7 +22,6 @@ app = typer.Typer(
 app.command("compare")(compare_command)
 app.command("report")(report_command)
 app.command("meta-train")(meta_train)
-app.command("line-search")(line_search_command)
 app.command("stop-train")(stop_train_command)
 
 USAGE, INTERRUPTED = 2, 130

@@ -17,22 +17,13 @@ from learnopt.meta_config import MetaTrainConfig
 from learnopt.provenance import commit
 
 WEIGHTS, LAST = "weights.safetensors", "last.safetensors"
-_MADE = {"format", "features_version", "architecture", "sha256"}  # entries that belong to one file
 
 
 def with_stop_head(source: artifact.Artifact, path: Path, stop: dict[str, Tensor], found: dict[str, Any]) -> Path:
     """Write `source`'s rule with a stop head to `path`; `found` says how the head was learned."""
-    fields = {k: v for k, v in source.card.items() if k not in _MADE}
+    made = {"format", "features_version", "architecture", "sha256"}
+    fields = {k: v for k, v in source.card.items() if k not in made}
     return artifact.save(path, source.theta, stop, {**fields, "name": path.stem, **found})
-
-
-def shifted(source: artifact.Artifact, path: Path, theta: Tensor, found: dict[str, Any]) -> Path:
-    """Write `theta`, a shift of `source`'s, to `path` with `source`'s card; `found` says how the shift was chosen.
-
-    A stop head is left out: it was taught on runs of the rule as it was.
-    """
-    fields = {k: v for k, v in source.card.items() if k not in _MADE and not k.startswith("stop_")}
-    return artifact.save(path, theta, None, {**fields, "name": path.stem, **found})
 
 
 def weights(out: Path, state: Checkpoint, config: MetaTrainConfig, command: str) -> None:

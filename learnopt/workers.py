@@ -17,7 +17,6 @@ from torch import Tensor
 from learnopt import objective
 from learnopt.episodes import EpisodeSpec, TaskSource, episode
 from learnopt.estimators import Episode, Estimate, Estimator
-from learnopt.line_search import LineSearch
 from learnopt.meta_config import MetaTrainConfig
 from learnopt.stop_train import Recorder, Recording
 from learnopt.task import Task, seed_of
@@ -74,12 +73,6 @@ def _record_valid(recorder: Recorder, index: int, told: bool) -> Recording:
     return recorder.record(Episode(task, seed_of("valid", index, told), task.steps, Telling(task.steps * told)))
 
 
-def _search(line: LineSearch, index: int, steps: int) -> Tensor:
-    assert _source is not None
-    task = _source.validation()[index]
-    return line.losses(task, steps or task.steps)
-
-
 class Pool:
     """A context manager around the worker processes.
 
@@ -124,11 +117,6 @@ class Pool:
         """Start recording the validation suite, with the horizon told and untold."""
         count = len(self.source.validation())
         return [self._executor.submit(_record_valid, recorder, i, told) for i in range(count) for told in (True, False)]
-
-    def line_search(self, line: LineSearch, lengths: list[int]) -> list[Future[Tensor]]:
-        """Start the line search on the validation suite, the longest runs first; a length of 0 is the task's own."""
-        tasks = range(len(self.source.validation()))
-        return [self._executor.submit(_search, line, i, k) for k in sorted(lengths, reverse=True) for i in tasks]
 
     def validate(self, theta: Tensor, config: MetaTrainConfig, seeds: int) -> dict[str, float]:
         """Meta-loss per task of the validation suite."""
