@@ -137,6 +137,17 @@ def test_learned_observations() -> None:
     assert 0 <= first["stop_probability"] <= 1
 
 
+def test_the_undecayed_variant_is_the_same_rule_without_decay() -> None:
+    model = TinyTask().build(0)
+    usual, undecayed = (
+        get(name).make(model, get(name).settings, 50, "default") for name in ("learnopt", "learnopt_undecayed")
+    )
+    assert [s.optimizers[0].param_groups[0]["weight_decay"] for s in (usual, undecayed)] == [None, 0.0]
+    runs = [train(TinyTask(), config(name)) for name in ("learnopt", "learnopt_undecayed")]
+    assert runs[0].losses[0] == runs[1].losses[0]
+    assert runs[0].losses != runs[1].losses
+
+
 def test_unknown_optimizer_names_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"unknown optimizer 'adma'; choose from: learnopt, adam"):
+    with pytest.raises(ValueError, match=r"unknown optimizer 'adma'; choose from: learnopt, learnopt_undecayed, adam"):
         get("adma")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,14 +12,14 @@ from learnopt.baselines.base import Baseline, Settings, Stepper
 
 
 class Learned(Stepper):
-    """Passes the loss on and reports what the meta-network chose."""
+    """Passes the loss on and reports what the meta-network chose; `weight_decay` as in `LearnedOptimizer`."""
 
-    def __init__(self, model: nn.Module, total_steps: int, weights: str) -> None:
+    def __init__(self, model: nn.Module, total_steps: int, weights: str, weight_decay: float | None = None) -> None:
         from learnopt.optimizer import LearnedOptimizer
 
         self._names = [name for name, p in model.named_parameters() if p.requires_grad]
         parameters = [p for p in model.parameters() if p.requires_grad]
-        self.learned = LearnedOptimizer(parameters, total_steps=total_steps, weights=weights)
+        self.learned = LearnedOptimizer(parameters, total_steps=total_steps, weights=weights, weight_decay=weight_decay)
         super().__init__([self.learned], "constant", total_steps)
 
     def step(self, loss: Tensor) -> None:
@@ -41,8 +42,16 @@ def _finite(value: Any) -> float | None:
     return float(f"{number:.5g}") if math.isfinite(number) else None
 
 
-def _make(model: nn.Module, settings: Settings, total_steps: int, weights: str) -> Stepper:
-    return Learned(model, total_steps, weights)
+def _make(
+    model: nn.Module, settings: Settings, total_steps: int, weights: str, weight_decay: float | None = None
+) -> Stepper:
+    return Learned(model, total_steps, weights, weight_decay)
 
 
-BASELINES = [Baseline("learnopt", "learnopt (no tuning)", _make, Settings(1.0), learned=True)]
+BASELINES = [
+    Baseline("learnopt", "learnopt (no tuning)", _make, Settings(1.0), learned=True),
+    Baseline(
+        "learnopt_undecayed", "learnopt, no decay", partial(_make, weight_decay=0.0), Settings(1.0), learned=True,
+        slow=True,
+    ),
+]  # fmt: skip
