@@ -33,7 +33,7 @@ DECAY = 0.005
 never works against the gradients costs little where a task has to be fitted to the end."""
 COURSE = 1.2
 """Over a told run the base decay falls from exp(COURSE) to exp(-COURSE) times that, besides what the schedule does."""
-FITTED = 0.01
+FITTED = 0.005
 """Share of the first losses below which decay falls with the loss: what can be fitted that far under decay is rarely
 noise, and decay would soon be all that keeps the loss up."""
 CAUTION = 0.1

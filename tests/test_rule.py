@@ -242,8 +242,8 @@ def test_base_decay_falls_with_a_loss_that_is_nearly_gone() -> None:
 
     first = [2.0] * features.LOSS_FIRST
     assert decay() == decay(*first) == pytest.approx(1)
-    assert decay(*first, *[0.03] * 300) == pytest.approx(1), "above a hundredth of the first losses"
-    assert decay(*first, *[0.002] * 300) == pytest.approx(0.1, rel=1e-3)
+    assert decay(*first, *[0.03] * 300) == pytest.approx(1), "above that share of the first losses"
+    assert decay(*first, *[0.001] * 300) == pytest.approx(0.1, rel=1e-3)
     assert 0 < decay(*first, *[1e-9] * 300) < 1e-3
     assert decay(-5.0, -6.0) == pytest.approx(1), "of losses that may be negative nothing is known"
 
