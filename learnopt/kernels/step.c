@@ -145,14 +145,11 @@ static float base_schedule(float step, float horizon)
 }
 
 /* rule.base_decay */
-static float base_decay(const float *run, float horizon)
+static float base_decay(const float *run)
 {
-    float decay = DECAY, share = smaller(run[RUN_STEP] / larger(horizon, 1.0f), 1.0f);
-    if (horizon > 0.0f)
-        decay *= expf(COURSE * (1.0f - 2.0f * share));
-    if (run[RUN_NUMBER] > 0.0f && run[RUN_BEST] > 0.0f)
-        decay *= clamp(run[RUN_FAST] / (FITTED * run[RUN_FIRST]), 1e-4f, 1.0f);
-    return decay;
+    if (!(run[RUN_NUMBER] > 0.0f && run[RUN_BEST] > 0.0f))
+        return DECAY;
+    return DECAY * clamp(run[RUN_FAST] / (FITTED * run[RUN_FIRST]), 1e-4f, 1.0f);
 }
 
 /* rule.base_pull */
@@ -236,7 +233,7 @@ void decide(const Net *net, const float *loss, float horizon)
             logit += g[j] * theta[o[GLOBAL_SKIP] + j];
         float *run = net->run + r * RUN;
         float schedule = base_schedule(run[RUN_STEP], horizon) * expf(2.0f * clamp(logit, -3.0f, 3.0f));
-        float decay = base_decay(run, horizon), pull = base_pull(run[RUN_STEP], horizon);
+        float decay = base_decay(run), pull = base_pull(run[RUN_STEP], horizon);
         run[RUN_SCHEDULE] = schedule;
         run[RUN_STEP] += 1.0f;
         memcpy(x, g, GLOBAL * sizeof(float));
