@@ -31,9 +31,6 @@ LONGEST = 0.3
 DECAY = 0.005
 """Base share of a matrix that decays per step at full schedule, where the step makes weights smaller anyway: decay that
 never works against the gradients costs little where a task has to be fitted to the end."""
-FITTED = 0.005
-"""Share of the first losses below which decay falls with the loss: what can be fitted that far under decay is rarely
-noise, and decay would soon be all that keeps the loss up."""
 CAUTION = 0.1
 """Decay acts in full on weights whose direction (1 is an average one) leads that far towards zero."""
 WARMUP = 0.03
@@ -122,13 +119,6 @@ def base_schedule(step: Tensor, horizon: Tensor) -> Tensor:
     return torch.where(horizon > 0, told, untold)
 
 
-def base_decay(history: LossHistory) -> Tensor:
-    """Base share of decay before the schedule, shape `(N,)`: next to nothing where the loss is next to nothing."""
-    positive = (history.number > 0) & (history.best > 0)
-    left = history.fast / torch.where(positive, FITTED * history.first, 1.0)
-    return DECAY * torch.where(positive, left.clamp(1e-4, 1.0), 1.0)
-
-
 def base_pull(step: Tensor, horizon: Tensor) -> Tensor:
     """Base logit of the pull towards the averaged weights, shape `()`: rises only as the told horizon ends."""
     low, high = PULL_LOGIT
@@ -167,8 +157,7 @@ def decide(
     step_size = reach * (STEP * schedule[:, None] * torch.exp((2 * out[..., 0]).clamp(-7, 7))).clamp(max=LONGEST)
     # no decay below the scale of the initialisation: a sine network's frequencies, for one, are not to be forgotten
     grown = (1 - (state.rms0 / (rms + _TINY)) ** 2).clamp_min(0)
-    full = base_decay(history) * schedule
-    decay = (full[:, None] * torch.exp(3 * out[..., 2].clamp(-3, 2))).clamp(0, 0.5) * is_matrix * grown
+    decay = (DECAY * schedule[:, None] * torch.exp(3 * out[..., 2].clamp(-3, 2))).clamp(0, 0.5) * is_matrix * grown
     gradient = torch.sigmoid(out[..., 1] - 1.5)
     mixture = torch.stack([gradient, 1 - gradient], -1)
     gate = torch.sigmoid(out[..., 3]) * is_matrix

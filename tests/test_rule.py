@@ -223,21 +223,6 @@ def test_decay_stops_at_the_scale_of_the_initialisation() -> None:
     assert decay(1.5) > 0
 
 
-def test_base_decay_falls_with_a_loss_that_is_nearly_gone() -> None:
-    def decay(*losses: float) -> float:
-        history = features.empty_history(1)
-        for loss in losses:
-            history = features.observe(history, torch.tensor([loss]))
-        return float(rule.base_decay(history)) / rule.DECAY
-
-    first = [2.0] * features.LOSS_FIRST
-    assert decay() == decay(*first) == pytest.approx(1)
-    assert decay(*first, *[0.03] * 300) == pytest.approx(1), "above that share of the first losses"
-    assert decay(*first, *[0.001] * 300) == pytest.approx(0.1, rel=1e-3)
-    assert 0 < decay(*first, *[1e-9] * 300) < 1e-3
-    assert decay(-5.0, -6.0) == pytest.approx(1), "of losses that may be negative nothing is known"
-
-
 def test_no_step_is_longer_than_the_bound() -> None:
     params, _ = draw(SHAPES, 2)
     layout, w = Layout.of(SHAPES), meta_network.unpack(meta_network.initial_theta(torch.Generator().manual_seed(0)))

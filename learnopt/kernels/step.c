@@ -144,14 +144,6 @@ static float base_schedule(float step, float horizon)
     return clamp((step + 1.0f) / 20.0f, 0.0f, 1.0f) / sqrtf(1.0f + step / 200.0f);
 }
 
-/* rule.base_decay */
-static float base_decay(const float *run)
-{
-    if (!(run[RUN_NUMBER] > 0.0f && run[RUN_BEST] > 0.0f))
-        return DECAY;
-    return DECAY * clamp(run[RUN_FAST] / (FITTED * run[RUN_FIRST]), 1e-4f, 1.0f);
-}
-
 /* rule.base_pull */
 static float base_pull(float step, float horizon)
 {
@@ -171,7 +163,7 @@ static void add_product(const float *x, const float *w, int inputs, int outputs,
 
 /* The per-tensor level of rule.decide: LSTM and outputs */
 static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t k, const float *x, float schedule,
-                          float decay, float pull)
+                          float pull)
 {
     const int64_t *o = net->offset;
     float gates[4 * HIDDEN], out[OUT], *m = net->memory[k] + r * MEMORY, *hidden = m + AT_HIDDEN, *cell = m + AT_CELL;
@@ -193,7 +185,7 @@ static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t
     float reach = (rms < 1e3f * unit ? rms : 1e3f * unit) + unit, given = net->weight_decay[k];
     float length = net->lr[k] * reach * smaller(STEP * schedule * expf(clamp(2.0f * out[0], -7.0f, 7.0f)), LONGEST);
     float shrunk = m[AT_RMS0] / (rms + TINIEST), grown = larger(1.0f - shrunk * shrunk, 0.0f);
-    float learned = clamp(decay * schedule * expf(3.0f * clamp(out[2], -3.0f, 2.0f)), 0.0f, 0.5f) * is_matrix * grown;
+    float learned = clamp(DECAY * schedule * expf(3.0f * clamp(out[2], -3.0f, 2.0f)), 0.0f, 0.5f) * is_matrix * grown;
     m[AT_STEP_SIZE] = length;
     m[AT_DECAY] = clamp(given == given ? length * given : learned * net->lr[k], 0.0f, 1.0f);
     m[AT_GATE] = sigmoid(out[3]) * is_matrix;
@@ -233,7 +225,7 @@ void decide(const Net *net, const float *loss, float horizon)
             logit += g[j] * theta[o[GLOBAL_SKIP] + j];
         float *run = net->run + r * RUN;
         float schedule = base_schedule(run[RUN_STEP], horizon) * expf(2.0f * clamp(logit, -3.0f, 3.0f));
-        float decay = base_decay(run), pull = base_pull(run[RUN_STEP], horizon);
+        float pull = base_pull(run[RUN_STEP], horizon);
         run[RUN_SCHEDULE] = schedule;
         run[RUN_STEP] += 1.0f;
         memcpy(x, g, GLOBAL * sizeof(float));
@@ -241,7 +233,7 @@ void decide(const Net *net, const float *loss, float horizon)
             tensor_columns(net, r, k, x + GLOBAL);
             if (net->tensor_columns)
                 memcpy(net->tensor_columns + (r * n + k) * TENSOR, x + GLOBAL, TENSOR * sizeof(float));
-            decide_tensor(net, theta, r, k, x, schedule, decay, pull);
+            decide_tensor(net, theta, r, k, x, schedule, pull);
         }
     }
 }
