@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from learnopt import artifact, export
+from learnopt import artifact, devices, export
 from learnopt.checkpoint import read_log
 from learnopt.episodes import TaskSource
 from learnopt.locking import locked
@@ -29,6 +29,7 @@ def meta_train(
     config: Annotated[Path | None, typer.Argument(help="TOML file of settings; defaults where absent")] = None,
     out: Annotated[Path, typer.Option(help="folder of checkpoint, log, weights and curve")] = Path("runs/meta-train"),
     workers: Annotated[int, typer.Option(help="worker processes; 0: one per core")] = 0,
+    device: Annotated[str, typer.Option(help="where inner runs live: cpu, cuda or cuda:NUMBER")] = "cpu",
     set_: Annotated[list[str] | None, typer.Option("--set", help="override a setting: name=value")] = None,
 ) -> None:
     """Meta-train by unrolling many inner runs; under torchrun, over all its processes.
@@ -38,6 +39,7 @@ def meta_train(
 
     if workers < 0:
         raise ValueError(f"--workers must be 0 or more, got {workers}")
+    place = devices.choose(device)
     settings = _settings(config, set_ or [])
     commit()  # the code that is loaded now, whatever is committed while the run goes on
     source = SuiteSource(settings.suite, settings.valid_suite, settings.augment)
@@ -45,7 +47,7 @@ def meta_train(
     if settings.start_from is not None:
         artifact.load(settings.start_from)
     console = Console(stderr=True)
-    with _pool(source, workers, out) as pool:
+    with _pool(source, workers, out, place) as pool:
         trainer = MetaTrainer(settings, source, out, pool)
         trainer.on_save = lambda state: export.weights(out, state, settings, " ".join(["learnopt", *sys.argv[1:]]))
         if trainer.state.meta_step:
@@ -68,15 +70,15 @@ def meta_train(
 
 
 @contextmanager
-def _pool(source: TaskSource, workers: int, out: Path) -> Iterator[Pool]:
+def _pool(source: TaskSource, workers: int, out: Path, device: str) -> Iterator[Pool]:
     """The processes that run episodes: this machine's, or every rank's of a `torchrun`."""
     cores = os.cpu_count() or 1
     if not launched():
-        with locked(out), Pool(source, workers or cores) as pool:
+        with locked(out), Pool(source, workers or cores, device) as pool:
             yield pool
         return
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    ranked = RankedPool(source, workers or max(1, cores // local))
+    ranked = RankedPool(source, workers or max(1, cores // local), device)
     with locked(out) if ranked.leads else nullcontext(), ranked:
         yield ranked
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from learnopt import artifact, export
+from learnopt import artifact, devices, export
 from learnopt.episodes import draw
 from learnopt.meta_config import parse_config
 from learnopt.stop_train import Outcome, Recorder, Recording, calibrate, fit, outcome
@@ -30,6 +30,7 @@ def stop_train_command(
     episodes: Annotated[int, typer.Option(help="runs of training tasks to learn from")] = 96,
     seed: Annotated[int, typer.Option(help="seed of tasks and fit")] = 0,
     workers: Annotated[int, typer.Option(help="worker processes; 0: one per core")] = 0,
+    device: Annotated[str, typer.Option(help="where the runs live: cpu, cuda or cuda:NUMBER")] = "cpu",
 ) -> None:
     """Record training runs of the weights, learn when going on stopped paying, calibrate on the validation suite."""
     from learnopt.tasks.source import SuiteSource
@@ -39,6 +40,7 @@ def stop_train_command(
             raise ValueError(f"{name} is too small: {value if name == '--episodes' else value - 1}")
     if out.suffix != ".safetensors":
         raise ValueError(f"--out must end in .safetensors, got {str(out)!r}")
+    place = devices.choose(device)
     loaded = artifact.load(weights)
     settings: dict[str, object] = {
         "seed": seed,
@@ -51,7 +53,7 @@ def stop_train_command(
     source, recorder = SuiteSource(), Recorder(loaded.theta)
     source.check()
     console = Console(stderr=True)
-    with Pool(source, workers or os.cpu_count() or 1) as pool:
+    with Pool(source, workers or os.cpu_count() or 1, place) as pool:
         train = pool.record(recorder, [draw(config, "stop", i) for i in range(episodes)])
         valid = pool.record_valid(recorder)
         recordings, fresh = _gather(train, "recording", console), _gather(valid, "validating", console)

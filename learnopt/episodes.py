@@ -48,7 +48,7 @@ def draw(config: MetaTrainConfig, *where: object) -> EpisodeSpec:
     return EpisodeSpec(seed, steps, Telling(horizon, loss=bool(withheld >= config.loss_withheld)))
 
 
-def episode(spec: EpisodeSpec, source: TaskSource) -> Episode:
-    """Build the episode's task."""
+def episode(spec: EpisodeSpec, source: TaskSource, device: str = "cpu") -> Episode:
+    """Build the episode's task; its runs are to live on `device`."""
     task = source.sample(np.random.default_rng(seed_of("task", spec.seed)))
-    return Episode(task, spec.seed, spec.steps, spec.telling)
+    return Episode(task, spec.seed, spec.steps, spec.telling, device)

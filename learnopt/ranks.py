@@ -40,10 +40,10 @@ class RankedPool(Pool):
         workers: processes of this rank.
     """
 
-    def __init__(self, source: TaskSource, workers: int) -> None:
+    def __init__(self, source: TaskSource, workers: int, device: str = "cpu") -> None:
         dist.init_process_group("gloo")
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        super().__init__(source, workers)
+        super().__init__(source, workers, device)
 
     @property
     def leads(self) -> bool:

@@ -46,9 +46,12 @@ class Recorder:
         """Run an episode beyond its horizon and look back at every measured moment but the last."""
         steps = max(POINTS, round(episode.steps * OVERTIME))
         at = tuple(sorted({max(1, round(steps * (i + 1) / POINTS)) for i in range(POINTS)}))
-        problem = Problem(episode.task, [seed_of("record", episode.seed, i) for i in range(self.runs)])
+        problem = Problem(
+            episode.task, [seed_of("record", episode.seed, i) for i in range(self.runs)], device=episode.device
+        )
         telling = Telling(episode.telling.horizon, loss=True)
         _, trajectory = unroll(problem, self.theta, problem.begin(), 0, steps, telling, valid_at=at)
+        trajectory = trajectory.cpu()
         valid = trajectory.valid.nan_to_num(torch.inf, torch.inf, torch.inf)
         best = valid.cummin(0).values
         future = valid.flip(0).cummin(0).values.flip(0)

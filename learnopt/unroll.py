@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from learnopt import meta_network, rule
+from learnopt.devices import moved
 from learnopt.kernels import in_place
 from learnopt.layout import Layout
 from learnopt.task import Batch, Task, seed_of
@@ -30,6 +31,11 @@ class Trajectory(NamedTuple):
     valid_steps: tuple[int, ...]
     columns: Tensor  # (K, N, len(GLOBAL)): what the rule saw of the run
     tensor_columns: Tensor | None = None  # (K, N, n, len(TENSOR)): what it saw of the tensors, when recorded
+
+    def cpu(self) -> Trajectory:
+        """The same in the main memory, where estimators work."""
+        whole: Trajectory = moved(self, "cpu")
+        return whole
 
 
 class Telling(NamedTuple):
@@ -66,13 +72,13 @@ class Problem:
     ) -> None:
         self.task, self.seeds, self.copies, self.device = task, seeds, copies, torch.device(device)
         models = [task.build(s) for s in seeds]
-        self._module = _Loss(task, models[0]).to(self.device)
-        self._names = [n for n, p in self._module.named_parameters() if p.requires_grad]
         each = [dict(_Loss(task, m).named_parameters()) for m in models]
+        self._names = [n for n, p in each[0].items() if p.requires_grad]
         self.start = [
             torch.stack([e[n].detach() for e in each]).repeat(copies, *[1] * each[0][n].dim()).to(self.device)
             for n in self._names
         ]
+        self._module = _Loss(task, models[0]).to(self.device)  # moves the first of the models itself
         self.layout = Layout.of([p.shape[1:] for p in self.start])
         self._run = self._vectorised if vectorise else self._looped
 
@@ -123,7 +129,8 @@ class _TorchRuns:
     """Runs advanced by `rule.apply`: the slow truth, any device, and the only way to keep the graph to theta."""
 
     def __init__(self, theta: Tensor, layout: Layout, runs: Runs, differentiable: bool) -> None:
-        self._w, self._layout, self._differentiable = meta_network.unpack(theta), layout, differentiable
+        unpacked = meta_network.unpack(theta.to(runs.params[0].device))
+        self._w, self._layout, self._differentiable = unpacked, layout, differentiable
         self.params = [self._leaf(p) for p in runs.params]
         self._state = runs.state
         self.columns = self.tensor_columns = torch.zeros(0)
@@ -158,7 +165,7 @@ def unroll(
     """Take steps `start` to `stop` (exclusive) of all runs with the rule of `theta`.
 
     Args:
-        theta: meta-weights, `(SIZE,)` for all runs or `(N, SIZE)`.
+        theta: meta-weights, `(SIZE,)` for all runs or `(N, SIZE)`, on any device, like `nudges`.
         valid_at: step counts (in `start + 1 .. stop`) after which the validation loss is measured.
         differentiable: keep the graph from theta to the losses (memory grows with the number of steps).
         compiled: use the compiled kernel; None: where it is available and no graph is wanted.
@@ -181,7 +188,7 @@ def unroll(
             torch.manual_seed(seed_of("inner", problem.seeds[0], t))
             loss = problem.losses(moving.params, problem.batch(t))
             grads = torch.autograd.grad(loss.sum(), moving.params, create_graph=differentiable, allow_unused=True)
-            nudge = None if nudges is None else nudges[t - start]
+            nudge = None if nudges is None else nudges[t - start].to(problem.device)
             moving.step(grads, loss if telling.loss else None, float(telling.horizon), nudge)
             losses.append(loss if differentiable else loss.detach())
             columns.append(moving.columns.clone())
@@ -191,7 +198,7 @@ def unroll(
                 valid.append(problem.valid_losses(moving.params, differentiable=differentiable))
     params = moving.params if differentiable else [p.detach() for p in moving.params]
     trajectory = Trajectory(
-        torch.stack(losses), torch.stack(valid) if valid else torch.zeros(0, problem.n),
+        torch.stack(losses), torch.stack(valid) if valid else torch.zeros(0, problem.n, device=problem.device),
         tuple(v for v in valid_at if start < v <= stop), torch.stack(columns),
         torch.stack(seen) if record else None,
     )  # fmt: skip

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from learnopt import objective
+from learnopt.devices import moved
 from learnopt.episodes import EpisodeSpec, TaskSource, episode
 from learnopt.estimators import Episode, Estimate, Estimator
 from learnopt.meta_config import MetaTrainConfig
@@ -24,15 +25,16 @@ from learnopt.unroll import Problem, Telling, unroll
 
 T = TypeVar("T")
 _source: TaskSource | None = None
+_device = "cpu"
 
 
-def _start(source: TaskSource) -> None:
+def _start(source: TaskSource, device: str) -> None:
     """Set a worker up: one thread, no denormals, and an end when the main process has gone."""
-    global _source
+    global _source, _device
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    _source = source
+    _source, _device = source, device
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
@@ -45,32 +47,37 @@ def _follow(parent: Any) -> None:
 
 def _estimate(estimator: Estimator, theta: Tensor, spec: EpisodeSpec, carry: dict[str, Any] | None) -> Estimate:
     assert _source is not None
-    return estimator.estimate(theta, episode(spec, _source), carry)
+    found = estimator.estimate(theta, episode(spec, _source, _device), moved(carry, _device))
+    found.carry = moved(found.carry, "cpu")  # between jobs it is anybody's
+    return found
 
 
 def _validate(theta: Tensor, index: int, steps: int, seeds: int) -> tuple[str, float]:
     assert _source is not None
     task = _source.validation()[index]
-    return task.name, validation_loss(task, theta, min(steps, task.steps), seeds)
+    return task.name, validation_loss(task, theta, min(steps, task.steps), seeds, _device)
 
 
-def validation_loss(task: Task, theta: Tensor, steps: int, seeds: int) -> float:
+def validation_loss(task: Task, theta: Tensor, steps: int, seeds: int, device: str = "cpu") -> float:
     """Mean meta-loss of unperturbed runs on one task."""
-    problem = Problem(task, [seed_of("valid", i) for i in range(seeds)])
+    problem = Problem(task, [seed_of("valid", i) for i in range(seeds)], device=device)
     points = objective.valid_at(0, steps, steps)
     _, trajectory = unroll(problem, theta, problem.begin(), 0, steps, Telling(steps), valid_at=points)
+    trajectory = trajectory.cpu()
     return float(objective.meta_loss(trajectory, trajectory.losses[0].median()).mean())
 
 
 def _record(recorder: Recorder, spec: EpisodeSpec) -> Recording:
     assert _source is not None
-    return recorder.record(episode(spec, _source))
+    return recorder.record(episode(spec, _source, _device))
 
 
 def _record_valid(recorder: Recorder, index: int, told: bool) -> Recording:
     assert _source is not None
     task = _source.validation()[index]
-    return recorder.record(Episode(task, seed_of("valid", index, told), task.steps, Telling(task.steps * told)))
+    return recorder.record(
+        Episode(task, seed_of("valid", index, told), task.steps, Telling(task.steps * told), _device)
+    )
 
 
 class Pool:
@@ -79,14 +86,15 @@ class Pool:
     Args:
         source: handed to every worker.
         workers: number of processes.
+        device: where their inner runs live; from `devices.choose`.
     """
 
-    def __init__(self, source: TaskSource, workers: int) -> None:
+    def __init__(self, source: TaskSource, workers: int, device: str = "cpu") -> None:
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self.source = source
         context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(source,))
+        self._executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(source, device))
 
     def __enter__(self) -> Pool:
         return self

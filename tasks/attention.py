@@ -23,7 +23,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, width // self.heads)).permute(2, 0, 3, 1, 4)
         scores = q @ k.mT / math.sqrt(width // self.heads)
         if self.causal:
-            scores = scores + torch.full((length, length), -1e9).triu(1)
+            scores = scores + torch.full((length, length), -1e9, device=x.device).triu(1)
         return self.out((torch.softmax(scores, -1) @ v).transpose(1, 2).flatten(2))
 
 

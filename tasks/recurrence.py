@@ -53,7 +53,7 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.input(self.embed(x))
-        state = torch.zeros(x.shape[0], self.parts * self.width)
+        state = torch.zeros(x.shape[0], self.parts * self.width, device=x.device)
         outputs = []
         for now in x.unbind(1):
             state = self.cell(now, self.recurrent(state[..., : self.width]), state)

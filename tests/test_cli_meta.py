@@ -20,6 +20,8 @@ BAD: list[tuple[list[str], str]] = [
     (["meta-train", "--set", "valid_suite=mnist"], "unknown suite 'mnist'; choose from"),
     (["meta-train", "--set", "start_from=v99"], "unknown weights 'v99'; choose from"),
     (["meta-train", "--workers", "-2"], "--workers must be 0 or more, got -2"),
+    (["meta-train", "--device", "tpu9"], "unknown device 'tpu9'; choose cpu, cuda or cuda:NUMBER"),
+    (["stop-train", "default", "--out", "x.safetensors", "--device", "meta"], "device 'meta' is not supported"),
     (["stop-train", "v99", "--out", "x.safetensors"], "unknown weights 'v99'"),
     (["stop-train", "default", "--out", "x.bin"], "must end in .safetensors, got 'x.bin'"),
     (["stop-train", "default", "--out", "x.safetensors", "--episodes", "0"], "--episodes is too small: 0"),

@@ -32,7 +32,9 @@ class Backprop(Windowed):
 
     def estimate(self, theta: Tensor, episode: Episode, carry: dict[str, Any] | None = None) -> Estimate:
         """The next window; `carry` holds the runs, the step and the reference loss."""
-        problem = Problem(episode.task, [seed_of(episode.seed, i) for i in range(2 * self.pairs)])
+        problem = Problem(
+            episode.task, [seed_of(episode.seed, i) for i in range(2 * self.pairs)], device=episode.device
+        )
         window = self.next_window(problem, episode, carry)
         weights = theta.detach().clone().requires_grad_()
         with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
@@ -40,7 +42,7 @@ class Backprop(Windowed):
                 problem, weights, window.runs, window.start, window.stop, episode.telling,
                 valid_at=window.valid_at, differentiable=True,
             )  # fmt: skip
-            losses, reference = window.losses(trajectory)
+            losses, reference = window.losses(trajectory.cpu())
             (gradient,) = torch.autograd.grad(losses.mean(), weights)
         gradient = self._free(gradient.nan_to_num(0.0, 0.0, 0.0))
         gradient = gradient * (CLIP / gradient.norm().clamp_min(CLIP))

@@ -23,6 +23,7 @@ class Episode:
     seed: int
     steps: int
     telling: Telling
+    device: str = "cpu"
 
 
 @dataclass
@@ -67,7 +68,9 @@ class Estimator(ABC):
 
     def problem(self, episode: Episode) -> Problem:
         """The episode's runs, every pair with an initialisation and batches of its own."""
-        return Problem(episode.task, [seed_of(episode.seed, i) for i in range(self.pairs)], copies=2)
+        return Problem(
+            episode.task, [seed_of(episode.seed, i) for i in range(self.pairs)], copies=2, device=episode.device
+        )
 
     def gradient(self, size: int, estimates: list[Estimate]) -> Tensor:
         """Mean over episodes, `(size,)`: of what a job says itself, or of its differences times their noise."""

@@ -1,0 +1,43 @@
+"""Where inner runs live: the device that people name, and moving what goes on from one job to the next."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def choose(text: str) -> str:
+    """The device called `text`, checked; `cuda` without a number is this rank's own under torchrun.
+
+    Raises:
+        ValueError: naming the device, when torch does not know it or this machine does not have it.
+    """
+    try:
+        device = torch.device(text)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {text!r}; choose cpu, cuda or cuda:NUMBER") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {text!r} is not supported; choose cpu, cuda or cuda:NUMBER")
+    if device.type == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ValueError(f"device {text!r} is not there: torch {torch.__version__} finds no GPU on this machine")
+    count = torch.cuda.device_count()
+    index = int(os.environ.get("LOCAL_RANK", "0")) % count if device.index is None else device.index
+    if index >= count:
+        raise ValueError(f"device {text!r} is not there: this machine has {count}, counted from 0")
+    return f"cuda:{index}"
+
+
+def moved(tree: Any, device: torch.device | str) -> Any:
+    """`tree` with all tensors inside its dicts, lists and tuples on `device`; everything else as it is."""
+    if isinstance(tree, Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {key: moved(value, device) for key, value in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(moved(value, device) for value in tree))
+    return type(tree)(moved(value, device) for value in tree) if isinstance(tree, list | tuple) else tree
