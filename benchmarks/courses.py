@@ -9,12 +9,8 @@ of tasks that gain more than 1 %. Prints a table and writes `<out>/courses.json`
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
-import sys
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +20,7 @@ import torch
 from torch import Tensor
 
 from learnopt import artifact, meta_network, objective
-from learnopt.provenance import commit
+from learnopt.provenance import write_record
 from learnopt.tasks.source import SuiteSource
 from learnopt.unroll import Problem, Telling, unroll
 
@@ -89,14 +85,16 @@ def main() -> None:
             f"better {row['better']:.0%}"
         )
         rows.append(row)
-    record = {
-        "command": " ".join(["python", *sys.argv]), "date": datetime.now(UTC).date().isoformat(), "commit": commit(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__}, "weights": a.weights,
-        "tasks": a.tasks, "seeds": a.seeds, "steps": list(a.steps), "seed": a.seed, "rows": rows,
-    }  # fmt: skip
-    a.out.mkdir(parents=True, exist_ok=True)
-    (a.out / "courses.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(f"wrote {a.out / 'courses.json'}")
+    path = write_record(
+        a.out / "courses.json",
+        weights=a.weights,
+        tasks=a.tasks,
+        seeds=a.seeds,
+        steps=list(a.steps),
+        seed=a.seed,
+        rows=rows,
+    )
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

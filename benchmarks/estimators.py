@@ -17,11 +17,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import platform
 import time
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
 from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,7 +33,7 @@ from learnopt.episodes import draw, episode
 from learnopt.estimators import ESTIMATORS
 from learnopt.meta_config import MetaTrainConfig
 from learnopt.meta_train import make_estimator
-from learnopt.provenance import commit
+from learnopt.provenance import write_record
 from learnopt.tasks.source import SuiteSource
 
 
@@ -132,14 +129,8 @@ def main() -> None:
     rows = table(results, chosen.repeats)
     for row in rows:
         print("  ".join(f"{k} {v}" for k, v in row.items()))
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(), "torch": torch.__version__,
-        "python": platform.python_version(), "machine": platform.machine(),
-        "settings": {k: str(v) for k, v in vars(chosen).items()}, "rows": rows,
-    }  # fmt: skip
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "estimators.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(f"wrote {chosen.out / 'estimators.json'}")
+    settings = {k: str(v) for k, v in vars(chosen).items()}
+    print(f"wrote {write_record(chosen.out / 'estimators.json', settings=settings, rows=rows)}")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,9 @@ by itself. The optimizers take turns, so that whatever else the machine does hit
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +21,7 @@ from torch import Tensor, nn
 
 from learnopt import LearnedOptimizer
 from learnopt.kernels import library
-from learnopt.provenance import commit
+from learnopt.provenance import write_record
 
 CLASSES = 10
 
@@ -116,14 +113,11 @@ def main() -> None:
             f"   ratio {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
             f"   alone {alone['adamw']:.2f} and {alone['learnopt']:.2f} ms"
         )
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(), "threads": torch.get_num_threads(),
-        "kernel": library.load() is not None, "torch": torch.__version__, "python": platform.python_version(),
-        "machine": platform.machine(), "steps": chosen.steps, "networks": rows,
-    }  # fmt: skip
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "step-cost.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(f"wrote {chosen.out / 'step-cost.json'}")
+    path = write_record(
+        chosen.out / "step-cost.json", threads=torch.get_num_threads(), kernel=library.load() is not None,
+        steps=chosen.steps, networks=rows,
+    )  # fmt: skip
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

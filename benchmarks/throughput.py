@@ -10,12 +10,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -24,7 +21,7 @@ from torch import Tensor, nn
 
 from learnopt import meta_network
 from learnopt.kernels import library
-from learnopt.provenance import commit
+from learnopt.provenance import write_record
 from learnopt.task import Batch, Task
 from learnopt.unroll import Problem, Telling, unroll
 
@@ -192,14 +189,11 @@ def main() -> None:
             f"   unroll / loop {middle['unroll'] / middle['loop']:.1f}"
             f"   unroll / by hand {middle['unroll'] / middle['by hand']:.2f}"
         )
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(), "runs": chosen.runs,
-        "rows_per_batch": ROWS, "kernel": library.load() is not None, "torch": torch.__version__,
-        "python": platform.python_version(), "machine": platform.machine(), "networks": rows,
-    }  # fmt: skip
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "throughput.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(f"wrote {chosen.out / 'throughput.json'}")
+    path = write_record(
+        chosen.out / "throughput.json", runs=chosen.runs, rows_per_batch=ROWS, kernel=library.load() is not None,
+        networks=rows,
+    )  # fmt: skip
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

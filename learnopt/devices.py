@@ -32,10 +32,15 @@ def choose(text: str) -> str:
     return f"cuda:{index}"
 
 
+def copy(x: Tensor, device: torch.device | str) -> Tensor:
+    """`x` on `device`: itself where it is there already. The one place where tensors change devices."""
+    return x.to(device)
+
+
 def moved(tree: Any, device: torch.device | str) -> Any:
     """`tree` with all tensors inside its dicts, lists and tuples on `device`; everything else as it is."""
     if isinstance(tree, Tensor):
-        return tree.to(device)
+        return copy(tree, device)
     if isinstance(tree, dict):
         return {key: moved(value, device) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):

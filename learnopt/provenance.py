@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import subprocess
+import sys
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from learnopt.atomic import write_bytes
 
 
 @lru_cache(maxsize=1)
@@ -28,3 +37,14 @@ def commit() -> str | None:
         )
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def write_record(path: Path, **fields: Any) -> Path:
+    """Write a benchmark's JSON: how, when, where and from which code it was made, then `fields`; returns `path`."""
+    entry = {
+        "command": " ".join(["python", *sys.argv]), "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(), "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "machine": platform.machine(),
+    }  # fmt: skip
+    write_bytes(path, (json.dumps(entry | fields, indent=1) + "\n").encode())
+    return path

@@ -51,7 +51,6 @@ class Recorder:
         )
         telling = Telling(episode.telling.horizon, loss=True)
         _, trajectory = unroll(problem, self.theta, problem.begin(), 0, steps, telling, valid_at=at)
-        trajectory = trajectory.cpu()
         valid = trajectory.valid.nan_to_num(torch.inf, torch.inf, torch.inf)
         best = valid.cummin(0).values
         future = valid.flip(0).cummin(0).values.flip(0)

@@ -24,18 +24,13 @@ class Runs(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """What `N` inner trainings went through."""
+    """What `N` inner trainings went through; in the main memory, wherever the runs live."""
 
     losses: Tensor  # (K, N): training loss before each step
     valid: Tensor  # (V, N): validation loss after the steps in `valid_steps`
     valid_steps: tuple[int, ...]
     columns: Tensor  # (K, N, len(GLOBAL)): what the rule saw of the run
     tensor_columns: Tensor | None = None  # (K, N, n, len(TENSOR)): what it saw of the tensors, when recorded
-
-    def cpu(self) -> Trajectory:
-        """The same in the main memory, where estimators work."""
-        whole: Trajectory = moved(self, "cpu")
-        return whole
 
 
 class Telling(NamedTuple):
@@ -129,8 +124,7 @@ class _TorchRuns:
     """Runs advanced by `rule.apply`: the slow truth, any device, and the only way to keep the graph to theta."""
 
     def __init__(self, theta: Tensor, layout: Layout, runs: Runs, differentiable: bool) -> None:
-        unpacked = meta_network.unpack(theta.to(runs.params[0].device))
-        self._w, self._layout, self._differentiable = unpacked, layout, differentiable
+        self._w, self._layout, self._differentiable = meta_network.unpack(theta), layout, differentiable
         self.params = [self._leaf(p) for p in runs.params]
         self._state = runs.state
         self.columns = self.tensor_columns = torch.zeros(0)
@@ -169,7 +163,6 @@ def unroll(
         valid_at: step counts (in `start + 1 .. stop`) after which the validation loss is measured.
         differentiable: keep the graph from theta to the losses (memory grows with the number of steps).
         compiled: use the compiled kernel; None: where it is available and no graph is wanted.
-
         nudges: added to the raw outputs per tensor, `(K, N, n, len(OUTPUTS))`; None for nothing.
         record: keep what the rule saw of the tensors.
 
@@ -177,6 +170,7 @@ def unroll(
     """
     if compiled is None:
         compiled = not differentiable and in_place.available(runs.params)
+    theta, nudges = moved((theta, nudges), problem.device)
     losses, columns, seen, valid = [], [], [], []
     moving: _TorchRuns | in_place.InPlaceRuns
     if compiled:
@@ -188,7 +182,7 @@ def unroll(
             torch.manual_seed(seed_of("inner", problem.seeds[0], t))
             loss = problem.losses(moving.params, problem.batch(t))
             grads = torch.autograd.grad(loss.sum(), moving.params, create_graph=differentiable, allow_unused=True)
-            nudge = None if nudges is None else nudges[t - start].to(problem.device)
+            nudge = None if nudges is None else nudges[t - start]
             moving.step(grads, loss if telling.loss else None, float(telling.horizon), nudge)
             losses.append(loss if differentiable else loss.detach())
             columns.append(moving.columns.clone())
@@ -198,8 +192,8 @@ def unroll(
                 valid.append(problem.valid_losses(moving.params, differentiable=differentiable))
     params = moving.params if differentiable else [p.detach() for p in moving.params]
     trajectory = Trajectory(
-        torch.stack(losses), torch.stack(valid) if valid else torch.zeros(0, problem.n, device=problem.device),
+        torch.stack(losses), torch.stack(valid) if valid else torch.zeros(0, problem.n),
         tuple(v for v in valid_at if start < v <= stop), torch.stack(columns),
         torch.stack(seen) if record else None,
     )  # fmt: skip
-    return Runs(params, moving.state()), trajectory
+    return Runs(params, moving.state()), moved(trajectory, "cpu")

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from learnopt import objective
-from learnopt.devices import moved
 from learnopt.episodes import EpisodeSpec, TaskSource, episode
 from learnopt.estimators import Episode, Estimate, Estimator
 from learnopt.meta_config import MetaTrainConfig
@@ -47,9 +46,7 @@ def _follow(parent: Any) -> None:
 
 def _estimate(estimator: Estimator, theta: Tensor, spec: EpisodeSpec, carry: dict[str, Any] | None) -> Estimate:
     assert _source is not None
-    found = estimator.estimate(theta, episode(spec, _source, _device), moved(carry, _device))
-    found.carry = moved(found.carry, "cpu")  # between jobs it is anybody's
-    return found
+    return estimator.estimate(theta, episode(spec, _source, _device), carry)
 
 
 def _validate(theta: Tensor, index: int, steps: int, seeds: int) -> tuple[str, float]:
@@ -63,7 +60,6 @@ def validation_loss(task: Task, theta: Tensor, steps: int, seeds: int, device: s
     problem = Problem(task, [seed_of("valid", i) for i in range(seeds)], device=device)
     points = objective.valid_at(0, steps, steps)
     _, trajectory = unroll(problem, theta, problem.begin(), 0, steps, Telling(steps), valid_at=points)
-    trajectory = trajectory.cpu()
     return float(objective.meta_loss(trajectory, trajectory.losses[0].median()).mean())
 
 

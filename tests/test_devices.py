@@ -1,80 +1,134 @@
-"""Inner runs on another device. Without a GPU torch's `meta` device stands in: it computes nothing, but refuses every
-operation that mixes devices."""
+"""Inner runs on another device.
+
+Without a GPU torch's `meta` device stands in: it computes nothing, but refuses every operation that mixes devices.
+Copies between it and the CPU, which torch refuses as well, are made to give ones.
+"""
 
 from __future__ import annotations
 
 from collections import namedtuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from toy import ToySource, ToyTask
 
-from learnopt import devices, meta_network, stop_train
+from learnopt import devices, meta_network, stop_train, workers
 from learnopt.episodes import draw
-from learnopt.estimators import ESTIMATORS, Episode, Estimator
+from learnopt.estimators import ESTIMATORS, Episode, Estimate, Estimator
 from learnopt.meta_config import MetaTrainConfig
 from learnopt.task import Task, TaskFamily
 from learnopt.tasks.suites import families, suite
 from learnopt.unroll import Problem, Telling, unroll
-from learnopt.workers import Pool, validation_loss
 
 THETA = meta_network.initial_theta(torch.Generator().manual_seed(0))
-EPISODE = Episode(ToyTask(), 3, 2, Telling(2), "meta")
-CANNOT_COPY = "Cannot copy out of meta tensor"
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+EPISODE = Episode(ToyTask(), 3, 4, Telling(4), "meta")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: torch.cuda.is_available() is False")
 
 
-def check_on_meta(task: Task) -> None:
+class Ones(torch.autograd.Function):
+    """A copy to another device, and of its gradient back, that keeps nothing but the shape."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, device: torch.device) -> Tensor:
+        ctx.origin = x.device
+        return torch.ones(x.shape, dtype=x.dtype, device=device)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return torch.ones(gradients[0].shape, device=ctx.origin), None
+
+
+@pytest.fixture(autouse=True)
+def copies(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
+    """From where to where tensors were copied."""
+    seen: set[tuple[str, str]] = set()
+
+    def copy(x: Tensor, device: torch.device | str) -> Tensor:
+        there = torch.device(device)
+        if "meta" not in (x.device.type, there.type) or x.device.type == there.type:
+            return x.to(there)
+        seen.add((x.device.type, there.type))
+        return Ones.apply(x, there)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(devices, "copy", copy)
+    return seen
+
+
+def ran_on_meta(task: Task) -> tuple[set[str], set[str], tuple[torch.Size, ...]]:
+    """Devices of the parameters and of what was measured, and the shapes of the losses, after two steps."""
     problem = Problem(task, [0, 1], device="meta")
     nudges = torch.zeros(2, 2, len(problem.layout.tensors), len(meta_network.OUTPUTS))
-    runs, seen = unroll(
-        problem, THETA, problem.begin(), 0, 2, Telling(2), valid_at=(2,), nudges=nudges, record=True
-    )  # fmt: skip
-    assert {x.device.type for x in (*runs.params, seen.losses, seen.valid, seen.columns)} == {"meta"}
-    assert (seen.losses.shape, seen.valid.shape) == ((2, 2), (1, 2))
+    start = problem.begin()
+    runs, seen = unroll(problem, THETA, start, 0, 2, Telling(2), valid_at=(2,), nudges=nudges, record=True)
+    measured = (seen.losses, seen.valid, seen.columns, seen.tensor_columns)
+    there, here = {p.device.type for p in runs.params}, {x.device.type for x in measured if x is not None}
+    return there, here, (seen.losses.shape, seen.valid.shape)
 
 
 @pytest.mark.parametrize("family", [family for family, _ in families("meta_train")], ids=lambda f: f.name)
 def test_runs_of_every_family_stay_on_their_device(family: TaskFamily) -> None:
-    check_on_meta(family.sample(np.random.default_rng(0)))
+    assert ran_on_meta(family.sample(np.random.default_rng(0))) == ({"meta"}, {"cpu"}, ((2, 2), (1, 2)))
 
 
 @pytest.mark.parametrize("task", [*suite("meta_train"), *suite("meta_valid")], ids=lambda t: t.name)
 def test_runs_of_augmented_and_fixed_tasks_stay_on_their_device(task: Task) -> None:
-    check_on_meta(task)
+    assert ran_on_meta(task) == ({"meta"}, {"cpu"}, ((2, 2), (1, 2)))
 
 
 @pytest.mark.parametrize("kind", list(ESTIMATORS.values()), ids=lambda k: k.name)
-def test_estimators_run_where_the_episode_says(kind: type[Estimator]) -> None:
-    with pytest.raises(NotImplementedError, match=CANNOT_COPY):
-        kind(2, 0.1).estimate(THETA, EPISODE, None)
+def test_estimators_run_where_the_episode_says(kind: type[Estimator], copies: set[tuple[str, str]]) -> None:
+    """Windows too: what one leaves for the next is in the main memory."""
+    estimator = kind(2, 0.1, **({"window": 2} if kind.keeps_state else {}))  # type: ignore[arg-type]
+    carry, estimates = None, []
+    while carry is not None or not estimates:
+        estimates.append(estimator.estimate(THETA, EPISODE, carry))
+        carry = estimates[-1].carry
+        if carry:
+            assert carry["reference"].device.type == "cpu"
+            assert {x.device.type for x in (*carry["runs"].params, carry["runs"].state.unit)} == {"cpu"}
+    assert len(estimates) == (2 if kind.keeps_state else 1)
+    assert copies == {("cpu", "meta"), ("meta", "cpu")}
+    assert estimator.gradient(meta_network.SIZE, estimates).isfinite().all()
 
 
-def test_validation_and_recordings_run_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_and_recordings_run_there_too(monkeypatch: pytest.MonkeyPatch, copies: set[tuple[str, str]]) -> None:
+    monkeypatch.setattr(workers, "_source", ToySource())
+    monkeypatch.setattr(workers, "_device", "meta")
+    assert np.isfinite(workers._validate(THETA, 0, 2, 1)[1])
+    assert copies == {("cpu", "meta"), ("meta", "cpu")}
+    copies.clear()
     monkeypatch.setattr(stop_train, "POINTS", 2)
-    with pytest.raises(NotImplementedError, match=CANNOT_COPY):
-        validation_loss(ToyTask(), THETA, 2, 1, "meta")
-    with pytest.raises(NotImplementedError, match=CANNOT_COPY):
-        stop_train.Recorder(THETA, runs=1).record(EPISODE)
+    assert stop_train.Recorder(THETA, runs=1).record(EPISODE).valid.shape == (1, 1)
+    assert copies == {("cpu", "meta"), ("meta", "cpu")}
 
 
-class Asked(stop_train.Recorder):
+class AskedToRecord(stop_train.Recorder):
     """Says where it was asked to record."""
 
     def record(self, episode: Episode) -> str:  # type: ignore[override]
         return episode.device
 
 
+class AskedToEstimate(Estimator):
+    """Says where it was asked to estimate."""
+
+    name = "asked"
+
+    def estimate(self, theta: Tensor, episode: Episode, carry: dict[str, Any] | None) -> Estimate:
+        return Estimate(episode.seed, torch.zeros(1), 0.0, 0, {"device": episode.device})
+
+
 def test_the_pool_hands_its_device_to_the_workers() -> None:
-    config = MetaTrainConfig(estimator="es", pairs=1, steps_min=2, steps_max=2, valid_steps=2)
-    with Pool(ToySource(), 1, "meta") as pool:
-        with pytest.raises(NotImplementedError, match=CANNOT_COPY):
-            pool.estimate(ESTIMATORS["es"](1, 0.1), THETA, [draw(config, 0)], [None])
-        with pytest.raises(NotImplementedError, match=CANNOT_COPY):
-            pool.validate(THETA, config, 1)
-        asked = [*pool.record(Asked(THETA), [draw(config, 0)]), *pool.record_valid(Asked(THETA))]
-        assert {future.result() for future in asked} == {"meta"}
+    config = MetaTrainConfig(estimator="es", pairs=1, steps_min=2, steps_max=2)
+    recorder, specs = AskedToRecord(THETA), [draw(config, 0)]
+    with workers.Pool(ToySource(), 1, "meta") as pool:
+        (estimate,) = pool.estimate(AskedToEstimate(1, 0.1), THETA, specs, [None])
+        asked = [f.result() for f in [*pool.record(recorder, specs), *pool.record_valid(recorder)]]
+    assert estimate.carry == {"device": "meta"}
+    assert set(asked) == {"meta"}
 
 
 def test_moved_reaches_every_tensor_and_keeps_the_rest() -> None:
@@ -112,5 +166,5 @@ def test_a_gpu_gives_what_the_cpu_gives() -> None:
     here, there = (Problem(ToyTask(), [0, 1], device=d) for d in ("cpu", "cuda"))
     _, slow = unroll(here, THETA, here.begin(), 0, 8, Telling(8), valid_at=(8,), compiled=False)
     _, fast = unroll(there, THETA, there.begin(), 0, 8, Telling(8), valid_at=(8,))
-    torch.testing.assert_close(fast.cpu().losses, slow.losses, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(fast.cpu().valid, slow.valid, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(fast.losses, slow.losses, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(fast.valid, slow.valid, rtol=1e-3, atol=1e-5)

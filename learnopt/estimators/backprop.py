@@ -42,7 +42,7 @@ class Backprop(Windowed):
                 problem, weights, window.runs, window.start, window.stop, episode.telling,
                 valid_at=window.valid_at, differentiable=True,
             )  # fmt: skip
-            losses, reference = window.losses(trajectory.cpu())
+            losses, reference = window.losses(trajectory)
             (gradient,) = torch.autograd.grad(losses.mean(), weights)
         gradient = self._free(gradient.nan_to_num(0.0, 0.0, 0.0))
         gradient = gradient * (CLIP / gradient.norm().clamp_min(CLIP))

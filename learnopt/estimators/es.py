@@ -23,7 +23,6 @@ class AntitheticES(Estimator):
         thetas = self.perturbed(theta, episode.seed)
         points = objective.valid_at(0, steps, steps)
         _, trajectory = unroll(problem, thetas, problem.begin(), 0, steps, episode.telling, valid_at=points)
-        trajectory = trajectory.cpu()
         reference = trajectory.losses[0].median()
         losses = objective.meta_loss(trajectory, reference)
         return Estimate(episode.seed, objective.paired(losses), float(losses.mean()), steps * problem.n)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from learnopt import objective
+from learnopt.devices import moved
 from learnopt.estimators.base import Episode, Estimator
 from learnopt.unroll import Problem, Runs, Trajectory
 
@@ -28,8 +29,10 @@ class Window(NamedTuple):
         return objective.meta_loss(trajectory, reference), reference
 
     def carry(self, runs: Runs, reference: Tensor, **more: Any) -> dict[str, Any] | None:
-        """What the next window goes on from; None after the last."""
-        return None if self.stop >= self.steps else {"step": self.stop, "runs": runs, "reference": reference, **more}
+        """What the next window goes on from, in the main memory; None after the last."""
+        if self.stop >= self.steps:
+            return None
+        return {"step": self.stop, "runs": moved(runs, "cpu"), "reference": reference, **more}
 
 
 class Windowed(Estimator):
@@ -52,6 +55,6 @@ class Windowed(Estimator):
         """The window after the one that left `carry`; the first one without."""
         start: int = carry["step"] if carry else 0
         stop = min(start + self.window, episode.steps)
-        runs: Runs = carry["runs"] if carry else problem.begin()
+        runs: Runs = moved(carry["runs"], problem.device) if carry else problem.begin()
         points = objective.valid_at(start, stop, episode.steps)
         return Window(runs, start, stop, points, episode.steps, carry["reference"] if carry else None)
