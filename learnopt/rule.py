@@ -33,6 +33,11 @@ DECAY = 0.005
 never works against the gradients costs little where a task has to be fitted to the end."""
 CAUTION = 0.1
 """Decay acts in full on weights whose direction (1 is an average one) leads that far towards zero."""
+CLIP = 3.0
+"""A gradient enters the moments cut at so many times the root mean square of what its parameter, or its whole tensor if
+that is larger, had before: a few outlying examples are not to steer a run."""
+CLIP_FROM = 10
+"""Steps of a tensor before anything is cut."""
 WARMUP = 0.03
 """Share of the told horizon that the base schedule warms up for."""
 FLOOR = 0.005
@@ -171,6 +176,12 @@ def decide(
     return decision, state._replace(hidden=hidden, cell=cell, history=history, age=age, step=state.step + 1)
 
 
+def usual_square(state: RuleState) -> Tensor:
+    """Mean square of each tensor's gradients before this step, `(N, n)`; infinite where too few were seen to tell."""
+    variance = state.statistics[..., features.STATISTICS.index("variance")]
+    return torch.where((state.age > CLIP_FROM) & (variance > 0), variance, torch.inf)
+
+
 class Move(NamedTuple):
     """What `advance` returns for one tensor: the new values, and means for the next decision."""
 
@@ -183,12 +194,12 @@ class Move(NamedTuple):
 
 def advance(
     w: dict[str, Tensor], shape: TensorShape, decision: Decision, k: int | Tensor, rms: Tensor, unit: Tensor,
-    param: Tensor, grad: Tensor, fast: Tensor, average: Tensor, square: Tensor,
+    usual: Tensor, param: Tensor, grad: Tensor, fast: Tensor, average: Tensor, square: Tensor,
 ) -> Move:  # fmt: skip
-    """Move tensor number `k` by one step; all tensors are `(N, *shape)`, `rms` and `unit` `(N,)`.
+    """Move tensor number `k` by one step; all tensors are `(N, *shape)`, `rms`, `unit` and `usual` `(N,)`.
 
     Several vectors joined end to end are moved by one call when `k` gives each parameter's tensor number, `(L,)`, and
-    `rms` and `unit` are `(N, L)`. Moments and averages are stored bias-corrected: their first blend weight is 1.
+    `rms`, `unit` and `usual` are `(N, L)`. Moments and averages are stored bias-corrected: their first blend weight is 1.
     """
     size = param.shape
     param, grad, fast, average, square = (x.reshape(len(param), -1) for x in (param, grad, fast, average, square))
@@ -196,8 +207,10 @@ def advance(
     chosen = (decision.step_size, decision.decay, decision.mixture, decision.context, decision.pull)
     step_size, decay, mixture, context, pull = (c[:, one] for c in chosen)  # (N, 1 or L, ...)
     blend = decision.blend[one].unbind(-1)
-    fast = torch.lerp(fast, grad, blend[0])
-    square = torch.lerp(square, grad * grad, blend[2])
+    limit = CLIP * (torch.maximum(square, usual.reshape(-1, width)) + _TINY).sqrt()
+    cut = torch.minimum(torch.maximum(grad, -limit), limit)
+    fast = torch.lerp(fast, cut, blend[0])
+    square = torch.lerp(square, cut * cut, blend[2])
     scale = (square + _TINY).rsqrt()
     a0, a1 = (grad * scale).clamp_(-4, 4), fast * scale
     size_of_weights = (rms + 0.03 * unit + _TINY).reshape(-1, width)
@@ -211,7 +224,7 @@ def advance(
     mix = mixture.mT  # (N, 2, 1 or L)
     direction = (mix * x[:, :2]).sum(1) * rate + 0.3 * y1
     if shape.is_matrix:
-        momentum = mix[:, 0] * grad + mix[:, 1] * fast
+        momentum = mix[:, 0] * cut + mix[:, 1] * fast
         rows, columns = shape.matrix
         whole = orthogonalise(momentum.view(-1, rows, columns)).reshape(len(param), -1) * max(rows, columns) ** 0.5
         direction = torch.lerp(direction, whole, decision.gate[:, one])
@@ -236,20 +249,22 @@ def move(
 ) -> tuple[list[Tensor], RuleState]:  # fmt: skip
     """Carry a decision out: every matrix by itself, all small vectors together. Pure."""
     statistics = state.statistics.clone()
-    rms = state.statistics[..., features.STATISTICS.index("weight")].sqrt()
+    rms, usual = state.statistics[..., features.STATISTICS.index("weight")].sqrt(), usual_square(state)
     new, fast, average, square = list(params), list(state.fast), list(state.average), list(state.square)
     for k in layout.single:
         shape = layout.tensors[k]
         moved = advance(
-            w, shape, decision, k, rms[:, k], state.unit[:, k], params[k], grads[k], fast[k], average[k], square[k]
-        )
+            w, shape, decision, k, rms[:, k], state.unit[:, k], usual[:, k],
+            params[k], grads[k], fast[k], average[k], square[k],
+        )  # fmt: skip
         new[k], fast[k], average[k], square[k], statistics[:, k] = moved
     if layout.joined:
         owner, joined = layout.joined_index.to(rms.device), layout.joined
         whole = [
             torch.cat([x[i].reshape(len(x[i]), -1) for i in joined], 1) for x in (params, grads, fast, average, square)
         ]
-        moved = advance(w, TensorShape((len(owner),)), decision, owner, rms[:, owner], state.unit[:, owner], *whole)
+        each = (rms[:, owner], state.unit[:, owner], usual[:, owner])
+        moved = advance(w, TensorShape((len(owner),)), decision, owner, *each, *whole)
         for values, target in zip(moved[:4], (new, fast, average, square), strict=True):
             for i, part in zip(joined, torch.split(values, layout.joined_sizes, 1), strict=True):
                 target[i] = part.view(params[i].shape)

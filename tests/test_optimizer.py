@@ -40,9 +40,10 @@ def test_steps_equal_an_unroll(kind: str, told: bool) -> None:
     model = task.build(1)
     optimizer = LearnedOptimizer(model.parameters(), total_steps=k if told else None)
     losses = train(task, optimizer, model, 0, k, loss=told)
-    torch.testing.assert_close(torch.tensor(losses), trajectory.losses[:, 0], rtol=1e-4, atol=1e-5)
+    # gradients differ by their rounding, which a step's normalisation makes grow
+    torch.testing.assert_close(torch.tensor(losses), trajectory.losses[:, 0], rtol=1e-3, atol=1e-4)
     for p, q in zip(model.parameters(), runs.params, strict=True):
-        torch.testing.assert_close(p.detach(), q[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(p.detach(), q[0], rtol=1e-3, atol=1e-4)
 
 
 def test_it_trains() -> None:

@@ -58,10 +58,10 @@ def test_joined_vectors_equal_vectors_one_by_one() -> None:
     state = rule.init_state(layout, params)
     decision, state = rule.decide(w, layout, state, torch.ones(2), torch.tensor(10.0))
     new, moved = rule.move(w, layout, params, grads, state, decision)
-    rms = state.statistics[..., features.STATISTICS.index("weight")].sqrt()
+    rms, usual = state.statistics[..., features.STATISTICS.index("weight")].sqrt(), rule.usual_square(state)
     for k, shape in enumerate(layout.tensors):
         one = rule.advance(
-            w, shape, decision, k, rms[:, k], state.unit[:, k],
+            w, shape, decision, k, rms[:, k], state.unit[:, k], usual[:, k],
             params[k], grads[k], state.fast[k], state.average[k], state.square[k],
         )  # fmt: skip
         torch.testing.assert_close(new[k], one.param)
@@ -97,15 +97,19 @@ class SlowRule:
         weight = math.comb(t + 5, 5)
         self.total += weight
         for k, g in enumerate(x.double() for x in grads):
+            cut = g
+            if t >= 10:
+                before = self.m[k][1] / (1 - 0.995**t)
+                cut = torch.minimum(g.abs(), 3 * before.clamp_min(float(before.mean())).sqrt()) * g.sign()
             for i, beta in enumerate((0.9, 0.995)):
-                self.m[k][i] = self.m[k][i] * beta + (1 - beta) * (g if i < 1 else g * g)
+                self.m[k][i] = self.m[k][i] * beta + (1 - beta) * (cut if i < 1 else cut * cut)
             fast, square = (self.m[k][i] / (1 - b ** (t + 1)) for i, b in enumerate((0.9, 0.995)))
             a = [(g / square.sqrt()).clamp(-4, 4), fast / square.sqrt()]
             u = sum(w * x for w, x in zip(weights, a, strict=True))
             step = 0.01 * (self.rms(self.p[k]) + self.unit[k]) * schedule
             decay = 0.0
             if g.dim() == 2:
-                momentum = weights[0] * g + weights[1] * fast
+                momentum = weights[0] * cut + weights[1] * fast
                 o = orthogonalise(momentum[None])[0] * max(g.shape) ** 0.5
                 u, decay = 0.5 * u + 0.5 * o, 0.005 * schedule
                 decay *= max(0.0, 1 - (self.start[k] / self.rms(self.p[k])) ** 2)
@@ -123,10 +127,30 @@ def test_zero_output_weights_give_the_documented_rule() -> None:
     state, slow = rule.init_state(layout, params), SlowRule([p[0] for p in params], 30)
     for t in range(30):
         _, grads = draw(shapes, 1, seed=t)
+        if t % 7 == 0:
+            for g in grads:
+                g.view(-1)[t % g.numel()] *= 40  # an outlier
         params, state, _ = rule.apply(w, layout, params, grads, state, torch.ones(1), torch.tensor(30.0))
         slow.step([g[0] for g in grads])
     for a, b in zip(params, slow.p, strict=True):
         torch.testing.assert_close(a[0].double(), b, rtol=1e-4, atol=1e-5)
+
+
+def test_an_outlier_enters_the_moments_cut_and_a_first_gradient_whole() -> None:
+    params, _ = draw([(4, 3), (4,)], 1)
+    layout, w = Layout.of([(4, 3), (4,)]), meta_network.unpack(random_theta())
+    state, horizon = rule.init_state(layout, params), torch.tensor(0.0)
+    quiet = [torch.zeros_like(p) for p in params]  # zeros so far say nothing of what is usual
+    for t in range(30):
+        grads = [torch.ones_like(p) for p in params] if t >= 12 else quiet
+        params, state, _ = rule.apply(w, layout, params, grads, state, None, horizon)
+        if t == 12:
+            assert all((x > 0.005).all() for x in state.square)
+    before, wild = state, [1e6 * torch.ones_like(p) for p in params]
+    _, state, _ = rule.apply(w, layout, params, wild, state, None, horizon)
+    for old, new in zip(before.square, state.square, strict=True):
+        weight = 0.005 / (1 - 0.995**31)
+        torch.testing.assert_close(new, old * (1 - weight) + weight * rule.CLIP**2 * old, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (6, 40), (40, 6), (6, 13), (6, 12), (1, 5)])

@@ -37,7 +37,7 @@ def constants() -> dict[str, float]:
         "LOSS_FIRST": float(features.LOSS_FIRST), "BETA_FAST": features.BETA_FAST, "AVERAGE": features.AVERAGE,
         "AWAY": features.AWAY,
         "BETA_SQUARE": features.BETA_SQUARE, "STEP": rule.STEP, "LONGEST": rule.LONGEST, "DECAY": rule.DECAY,
-        "WARMUP": rule.WARMUP,
+        "CLIP": rule.CLIP, "CLIP_FROM": rule.CLIP_FROM, "WARMUP": rule.WARMUP,
         "SCHEDULE_FLOOR": rule.FLOOR, "PULL": rule.PULL,
         "PULL_LOW": rule.PULL_LOGIT[0], "PULL_HIGH": rule.PULL_LOGIT[1], "ENDING": rule.ENDING, "CAUTION": rule.CAUTION,
         "BLOCK": orthogonal.BLOCK,

@@ -238,12 +238,13 @@ void decide(const Net *net, const float *loss, float horizon)
     }
 }
 
-static void moments(int64_t size, const float *blend, const float *mix, const float *restrict grad,
+/* `usual`: mean square of the tensor's gradients so far; FLT_MAX where nothing is to be cut */
+static void moments(int64_t size, const float *blend, const float *mix, float usual, const float *restrict grad,
                     float *restrict fast, float *restrict square, float *restrict whole)
 {
     float b0 = blend[0], b1 = blend[1], m0 = mix[0], m1 = mix[1];
     for (int64_t i = 0; i < size; i++) {
-        float g = finite_or_zero(grad[i]);
+        float limit = CLIP * sqrtf(larger(square[i], usual)), g = clamp(finite_or_zero(grad[i]), -limit, limit);
         fast[i] = lerp(fast[i], g, b0);
         square[i] = lerp(square[i], g * g, b1);
         if (whole)
@@ -262,7 +263,9 @@ void begin_jobs(const Net *net, int64_t first, int64_t stop, float *room)
         float blend[2], *whole = net->whole[k] ? net->whole[k] + at : 0;
         for (int i = 0; i < 2; i++)
             blend[i] = (float)((1.0 - beta[i]) / (1.0 - pow(beta[i], m[AT_AGE])));
-        moments(job->size, blend, m + AT_MIXTURE, net->grad[k] + at, net->fast[k] + at, net->square[k] + at, whole);
+        float variance = m[AT_STATISTICS + 8], usual = m[AT_AGE] > CLIP_FROM && variance > 0.0f ? variance : FLT_MAX;
+        moments(job->size, blend, m + AT_MIXTURE, usual, net->grad[k] + at, net->fast[k] + at, net->square[k] + at,
+                whole);
         if (net->rows[k]) /* such a tensor is one job */
             orthogonalise(whole, net->rows[k], job->size / net->rows[k], room);
     }
