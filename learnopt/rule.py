@@ -199,7 +199,8 @@ def advance(
     """Move tensor number `k` by one step; all tensors are `(N, *shape)`, `rms`, `unit` and `usual` `(N,)`.
 
     Several vectors joined end to end are moved by one call when `k` gives each parameter's tensor number, `(L,)`, and
-    `rms`, `unit` and `usual` are `(N, L)`. Moments and averages are stored bias-corrected: their first blend weight is 1.
+    `rms`, `unit` and `usual` are `(N, L)`. Moments and averages are stored bias-corrected: their first blend weight is
+    1.
     """
     size = param.shape
     param, grad, fast, average, square = (x.reshape(len(param), -1) for x in (param, grad, fast, average, square))
