@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from learnopt import devices
 from learnopt import report as reports
 from learnopt.compare import Comparison, Plan, compare, default_optimizers, writable
 from learnopt.figures import summarise, task_rows
@@ -30,12 +31,14 @@ def compare_command(
     trials: Annotated[int, typer.Option(help="tuning runs per task and tuned optimizer")] = 20,
     tuner: Annotated[str, typer.Option(help="optuna (TPE) or grid (14 rates x 2 schedules)")] = "optuna",
     weights: Annotated[str, typer.Option(help="meta-weights: a name or a file")] = "default",
+    device: Annotated[str, typer.Option(help="where the runs live: cpu, cuda or cuda:NUMBER")] = "cpu",
 ) -> None:
     """Compare optimizers side by side; the same command again goes on where an interrupted one stopped."""
     if workers is not None and workers < 1:
         raise ValueError(f"--workers must be 1 or more, got {workers}")
     names = _split(optimizers, "--optimizers") if optimizers else default_optimizers(full)
-    plan = Plan(_tasks(tasks or ("held_out" if full else "quick")), names, seeds, steps, trials, tuner, weights)
+    chosen = _tasks(tasks or ("held_out" if full else "quick"))
+    plan = Plan(chosen, names, seeds, steps, trials, tuner, weights, devices.choose(device))
     plan.check()
     folder = out or Path("results") / f"compare-{date.today().isoformat()}"
     writable(folder)

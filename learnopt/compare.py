@@ -42,6 +42,7 @@ class Plan:
         trials: of a TPE search per task and tuned optimizer.
         tuner: a name in `TUNERS`.
         weights: name or path of the meta-weights.
+        device: where the runs live, as `devices.choose` gives it.
     """
 
     tasks: Sequence[Task]
@@ -51,6 +52,7 @@ class Plan:
     trials: int = 20
     tuner: str = "optuna"
     weights: str = "default"
+    device: str = "cpu"
 
     def check(self) -> None:
         """Raise ValueError, in one line with the value and the choices, for anything that cannot be run."""
@@ -203,6 +205,7 @@ class _Grid:
         return RunConfig(
             task, baseline.name, seed, self._steps(task), settings.lr, settings.schedule, POINTS,
             self.probes[task].digest, self.plan.weights if weights else None, weights["digest"] if weights else None,
+            self.plan.device,
         )  # fmt: skip
 
     def _execute(self, jobs: list[Job], found: dict[RunConfig, Run]) -> None:

@@ -1,4 +1,4 @@
-"""Where inner runs live: the device that people name, and moving what goes on from one job to the next."""
+"""Where runs live: the device that people name, and moving what goes on from one job to the next."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def choose(text: str) -> str:
     if index >= count:
         raise ValueError(f"device {text!r} is not there: this machine has {count}, counted from 0")
     return f"cuda:{index}"
+
+
+def describe(device: str) -> str:
+    """What people call the GPU `device`, as torch names it."""
+    return f"{torch.cuda.get_device_name(device)} ({device})"
 
 
 def copy(x: Tensor, device: torch.device | str) -> Tensor:

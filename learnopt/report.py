@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.table import Table
 
+from learnopt import devices
 from learnopt.atomic import write_bytes
 from learnopt.baselines import REGISTRY
 from learnopt.compare import Comparison
@@ -72,7 +73,8 @@ def document(result: Comparison, command: str, cores: int, seconds: float) -> di
         "commit": commit(),
         "versions": {name: _version(name) for name in ("learnopt", "torch", "numpy", "optuna")}
         | {"python": platform.python_version()},
-        "machine": {"cores": os.cpu_count(), "workers": cores, "system": platform.platform()},
+        "machine": {"cores": os.cpu_count(), "workers": cores, "system": platform.platform()}
+        | ({} if plan.device == "cpu" else {"gpu": devices.describe(plan.device)}),
         "seconds": round(seconds, 1),
         "core_seconds": round(_core_seconds(result), 1),
         "plan": {
@@ -84,6 +86,7 @@ def document(result: Comparison, command: str, cores: int, seconds: float) -> di
             "tuner": plan.tuner,
             "trials": plan.trials,
             "weights": result.weights,
+            "device": plan.device,
         },
         "reference": reference,
         "figures": summarise(rows, result.optimizers),
@@ -180,7 +183,8 @@ def markdown(entry: dict[str, Any], pictures: Sequence[str]) -> str:
     parts = [
         "# Comparison of optimizers",
         f"{len(plan['tasks'])} tasks, {len(plan['seeds'])} seeds; {entry['seconds'] / 60:.1f} minutes on "
-        f"{entry['machine']['workers']} of {entry['machine']['cores']} cores for the last call, "
+        f"{entry['machine']['workers']} of {entry['machine']['cores']} cores"
+        f"{' and ' + entry['machine']['gpu'] if 'gpu' in entry['machine'] else ''} for the last call, "
         f"{entry['core_seconds'] / 60:.1f} core minutes for all runs, stored ones included; {entry['date'][:10]}, "
         f"torch {entry['versions']['torch']}, commit {entry['commit'] or 'unknown'}.",
         f"`{entry['command']}`",

@@ -30,7 +30,7 @@ class RunStore:
     @staticmethod
     def key(config: RunConfig) -> str:
         """File name without ending: readable, and different for every configuration."""
-        text = json.dumps([FORMAT, asdict(config)], sort_keys=True)
+        text = json.dumps([FORMAT, config.entry()], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         return f"{config.task}--{config.optimizer}--{config.seed}--{digest}"
 
@@ -45,7 +45,7 @@ class RunStore:
             run = Run(**entry["run"]) if entry["format"] == FORMAT else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return run if run is not None and run.config == asdict(config) else None
+        return run if run is not None and run.config == config.entry() else None
 
     def put(self, config: RunConfig, run: Run) -> None:
         """Write a run: a reader, or a restart after a kill, sees the whole file or none."""

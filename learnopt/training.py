@@ -6,16 +6,17 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from learnopt import devices
 from learnopt.baselines import Settings, Stepper, get
-from learnopt.task import Task, seed_of
+from learnopt.task import Batch, Task, seed_of
 
 POINTS = 20
 """Evenly spaced validations of a run, beside the one before the first step."""
@@ -39,6 +40,7 @@ class RunConfig:
         task_digest: of the task's initial weights and data.
         weights: name of the meta-weights, for learned optimizers.
         weights_digest: of their file and of the code of the rule.
+        device: where model and batches live.
     """
 
     task: str
@@ -51,6 +53,11 @@ class RunConfig:
     task_digest: str = ""
     weights: str | None = None
     weights_digest: str | None = None
+    device: str = "cpu"
+
+    def entry(self) -> dict[str, Any]:
+        """As stored: the CPU goes without saying, as in runs from before there was a choice."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("device", "cpu")}
 
 
 @dataclass
@@ -82,11 +89,11 @@ class Run:
 
 
 def train(task: Task, config: RunConfig) -> Run:
-    """Train `task` as `config` says, on one thread; a divergence ends the run and is recorded, never raised."""
+    """Train `task` as `config` says, on one thread or a GPU; a divergence ends the run and is recorded, not raised."""
     started = time.perf_counter()
-    run = Run(asdict(config))
-    with one_thread(seed_of("train", task.name, config.seed)):
-        model = task.build(config.seed)
+    run = Run(config.entry())
+    with one_thread(seed_of("train", task.name, config.seed), config.device):
+        model = task.build(config.seed).to(config.device)
         baseline = get(config.optimizer)
         stepper = baseline.make(model, Settings(config.lr, config.schedule), config.steps, config.weights or "default")
         _train(task, config, model, stepper, run, observed=baseline.learned and config.points > 0)
@@ -103,7 +110,7 @@ def _train(task: Task, config: RunConfig, model: nn.Module, stepper: Stepper, ru
     if 0 in checks:
         run.validation.append([0, *_validate(task, config, model, stepper, 0)])
     for step in range(config.steps):
-        value, seconds = _step(task, config.seed, step, model, stepper)
+        value, seconds = _step(task, config, step, model, stepper)
         losses.append(value)
         spent.append(seconds)
         if not math.isfinite(value):
@@ -134,43 +141,56 @@ def tail(steps: int) -> int:
     return max(1, round(SMOOTHED * steps))
 
 
-def _step(task: Task, seed: int, step: int, model: nn.Module, stepper: Stepper) -> tuple[float, tuple[float, float]]:
+def _step(
+    task: Task, config: RunConfig, step: int, model: nn.Module, stepper: Stepper
+) -> tuple[float, tuple[float, float]]:
     """The batch's loss before the step, and seconds of (the whole step, the optimizer alone)."""
-    batch = task.batch(seed, step)
+    batch: Batch = devices.moved(task.batch(config.seed, step), config.device)
     model.train()
-    start = time.perf_counter()
+    start = _now(config.device)
     model.zero_grad(set_to_none=True)
     loss = task.loss(model, batch)
-    value = float(loss.detach())
+    value = _read(loss)
     if not math.isfinite(value):
-        return value, (time.perf_counter() - start, 0.0)
+        return value, (_now(config.device) - start, 0.0)
     loss.backward()  # type: ignore[no-untyped-call]
-    before = time.perf_counter()
+    before = _now(config.device)
     stepper.step(loss.detach())
-    end = time.perf_counter()
+    end = _now(config.device)
     return value, (end - start, end - before)
+
+
+def _now(device: str) -> float:
+    """Seconds, once all that the device was given is done."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _read(x: Tensor) -> float:
+    return float(devices.moved(x.detach(), "cpu"))
 
 
 def _validate(
     task: Task, config: RunConfig, model: nn.Module, stepper: Stepper, done: int
 ) -> tuple[float | None, float | None]:
     """Validation loss and metric; a task's random draws in it are the same at every call."""
-    with torch.no_grad(), stepper.validating(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), stepper.validating(), _generators(config.device):
         torch.manual_seed(seed_of("validation", task.name))
         if stepper.averages and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-            _renew_statistics(task, config.seed, model, done)
+            _renew_statistics(task, config, model, done)
         model.eval()
-        batch = task.validation()
-        result = _number(float(task.loss(model, batch))), _number(float(task.metric(model, batch)))
+        batch: Batch = devices.moved(task.validation(), config.device)
+        result = _number(_read(task.loss(model, batch))), _number(_read(task.metric(model, batch)))
         model.train()
     return result
 
 
-def _renew_statistics(task: Task, seed: int, model: nn.Module, done: int) -> None:
+def _renew_statistics(task: Task, config: RunConfig, model: nn.Module, done: int) -> None:
     """BatchNorm's running statistics for averaged weights, as the Schedule-Free package asks for."""
     model.train()
     for step in range(max(0, done - 20), done):
-        task.loss(model, task.batch(seed, step))
+        task.loss(model, devices.moved(task.batch(config.seed, step), config.device))
 
 
 def _number(value: float, digits: int = 9) -> float | None:
@@ -181,14 +201,20 @@ _GENERATOR = threading.RLock()
 """Torch's generator belongs to the process: under a backend with threads, runs take turns."""
 
 
+def _generators(device: str) -> AbstractContextManager[None]:
+    """Torch's generators, the device's too, are after the block what they were before."""
+    there = torch.device(device)
+    return torch.random.fork_rng(devices=[there] if there.type == "cuda" else [])
+
+
 @contextmanager
-def one_thread(seed: int) -> Iterator[None]:
-    """One thread and a seeded generator inside; everything as found outside."""
+def one_thread(seed: int, device: str = "cpu") -> Iterator[None]:
+    """One thread and seeded generators inside; everything as found outside."""
     with _GENERATOR:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            with torch.random.fork_rng(devices=[]):
+            with _generators(device):
                 torch.manual_seed(seed)
                 yield
         finally:

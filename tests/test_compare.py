@@ -104,8 +104,8 @@ CONFIG = RunConfig("tiny", "adam", 0, 20, 1e-3, "constant", task_digest="abc")
 
 @pytest.mark.parametrize(
     "change",
-    [{"task": "other"}, {"optimizer": "sgd"}, {"seed": 1}, {"steps": 21}, {"lr": 2e-3}, {"schedule": "cosine"},
-     {"points": 0}, {"task_digest": "abd"}, {"weights": "v2"}, {"weights_digest": "f"}],
+    [{"task": "other"}, {"device": "cuda:0"}, {"optimizer": "sgd"}, {"seed": 1}, {"steps": 21}, {"lr": 2e-3},
+     {"schedule": "cosine"}, {"points": 0}, {"task_digest": "abd"}, {"weights": "v2"}, {"weights_digest": "f"}],
 )  # fmt: skip
 def test_a_run_of_another_configuration_is_not_reused(change: dict[str, object], tmp_path: Path) -> None:
     store = RunStore(tmp_path)

@@ -7,20 +7,25 @@ Copies between it and the CPU, which torch refuses as well, are made to give one
 from __future__ import annotations
 
 from collections import namedtuple
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from compare_toy import TinyTask
 from torch import Tensor
 from toy import ToySource, ToyTask
 
 from learnopt import devices, meta_network, stop_train, workers
+from learnopt.baselines import REGISTRY, Settings, get
 from learnopt.episodes import draw
 from learnopt.estimators import ESTIMATORS, Episode, Estimate, Estimator
 from learnopt.meta_config import MetaTrainConfig
+from learnopt.run_store import RunStore
 from learnopt.task import Task, TaskFamily
 from learnopt.tasks.suites import families, suite
+from learnopt.training import RunConfig, train
 from learnopt.unroll import Problem, Telling, unroll
 
 THETA = meta_network.initial_theta(torch.Generator().manual_seed(0))
@@ -161,6 +166,31 @@ def test_every_rank_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
         devices.choose("cuda:2")
 
 
+@pytest.mark.parametrize("name", [name for name in REGISTRY if REGISTRY[name].package is None and name != "nadam"])
+def test_compared_runs_stay_on_their_device(
+    name: str, monkeypatch: pytest.MonkeyPatch, copies: set[tuple[str, str]]
+) -> None:
+    """Those of torch alone, and ours; Prodigy and NAdam ask their tensors for numbers that `meta` does not have."""
+    baseline = get(name)
+    number = Tensor.__float__
+    monkeypatch.setattr(Tensor, "__float__", lambda x: 1.0 if x.device.type == "meta" else number(x))
+    settings = baseline.settings or Settings(0.01, "cosine")
+    config = RunConfig("tiny", name, 0, 4, settings.lr, settings.schedule, points=0, device="meta")
+    run = train(TinyTask(), config)
+    assert (run.train_final, run.validation_final) == (1.0, 1.0)
+    assert (run.config["device"], run.diverged, run.state_bytes > 0) == ("meta", False, True)
+    assert copies == {("cpu", "meta"), ("meta", "cpu")}
+
+
+def test_a_run_on_the_cpu_is_stored_as_before_there_was_a_choice() -> None:
+    config = RunConfig("tiny", "adam", 0, 4, 1e-3, "constant")
+    assert "device" not in config.entry()
+    assert RunConfig(**config.entry()) == config
+    there = replace(config, device="cuda:0")
+    assert RunConfig(**there.entry()) == there
+    assert RunStore.key(there) != RunStore.key(config)
+
+
 @needs_gpu
 def test_a_gpu_gives_what_the_cpu_gives() -> None:
     here, there = (Problem(ToyTask(), [0, 1], device=d) for d in ("cpu", "cuda"))
@@ -168,3 +198,11 @@ def test_a_gpu_gives_what_the_cpu_gives() -> None:
     _, fast = unroll(there, THETA, there.begin(), 0, 8, Telling(8), valid_at=(8,))
     torch.testing.assert_close(fast.losses, slow.losses, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(fast.valid, slow.valid, rtol=1e-3, atol=1e-5)
+
+
+@needs_gpu
+def test_a_comparison_on_a_gpu_gives_what_the_cpu_gives() -> None:
+    config = RunConfig("tiny", "learnopt", 0, 20, 1.0, "constant")
+    here, there = (train(TinyTask(), replace(config, device=d)) for d in ("cpu", "cuda:0"))
+    assert there.losses == pytest.approx(here.losses, rel=1e-2)
+    assert there.validation_final == pytest.approx(here.validation_final, rel=1e-2)
