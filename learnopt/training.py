@@ -168,7 +168,7 @@ def _now(device: str) -> float:
 
 
 def _read(x: Tensor) -> float:
-    return float(devices.moved(x.detach(), "cpu"))
+    return float(devices.copy(x.detach(), "cpu"))
 
 
 def _validate(
