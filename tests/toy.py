@@ -13,7 +13,10 @@ from learnopt.task import Batch, Task
 
 
 class ToyTask(Task):
-    """Classification of a teacher's labels by an MLP, a small CNN with GroupNorm, or (`bare`) one linear layer."""
+    """Classification of a teacher's labels by an MLP, a small CNN with GroupNorm, or (`bare`) one linear layer.
+
+    Activations are smooth: a kink makes two ways to compute one gradient differ by more than rounding.
+    """
 
     datasets = frozenset({"gen:toy"})
 
@@ -29,7 +32,7 @@ class ToyTask(Task):
             return nn.Linear(16, 3)
         if self.kind == "mlp":
             return nn.Sequential(nn.Linear(16, 12), nn.Tanh(), nn.LayerNorm(12), nn.Linear(12, 3))
-        head = [nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)]
+        head = [nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.GELU(), nn.Flatten(), nn.Linear(64, 3)]
         return nn.Sequential(nn.Unflatten(1, (1, 4, 4)), *head)
 
     def batch(self, seed: int, step: int) -> Batch:
