@@ -1,7 +1,8 @@
 """How the course of an output over a run is set: constant and tilted nudges on fresh tasks of `meta_train`.
 
 A nudge `output:start:end` is added to that output of the meta-network at all steps, linear from `start` at the first to
-`end` at the last; the runs of all nudges on a task share initialisations and batches. Reported is the change of the log
+`end` at the last; several joined by `+` act together. The runs of all nudges on a task share initialisations and
+batches; `--untold` withholds the number of steps from them. Reported is the change of the log
 of the final validation loss against no nudge, each task within +-1: its mean over tasks, the standard error, the share
 of tasks that gain more than 1 %. Prints a table and writes `<out>/courses.json`.
 """
@@ -28,16 +29,17 @@ LIMIT = 1.0
 Nudge = tuple[str, float, float]
 
 
-def parse(text: str) -> Nudge:
-    """`output:start:end`."""
-    name, start, end = text.split(":")
-    if name not in meta_network.OUTPUTS:
-        raise argparse.ArgumentTypeError(f"unknown output {name!r}; choose from {', '.join(meta_network.OUTPUTS)}")
-    return name, float(start), float(end)
+def parse(text: str) -> list[Nudge]:
+    """`output:start:end`, several joined by `+`."""
+    parts = [part.split(":") for part in text.split("+")]
+    for name, _, _ in parts:
+        if name not in meta_network.OUTPUTS:
+            raise argparse.ArgumentTypeError(f"unknown output {name!r}; choose from {', '.join(meta_network.OUTPUTS)}")
+    return [(name, float(start), float(end)) for name, start, end in parts]
 
 
 def measure(
-    theta: Tensor, nudges: list[Nudge], seeds: int, lengths: tuple[int, int], seed: int, index: int
+    theta: Tensor, nudges: list[list[Nudge]], seeds: int, lengths: tuple[int, int], seed: int, told: bool, index: int
 ) -> list[float]:
     """Log of the final validation loss of task number `index`, without a nudge and with each."""
     torch.set_num_threads(1)
@@ -48,10 +50,11 @@ def measure(
     count = 1 + len(nudges)
     problem = Problem(task, list(range(seeds)), copies=count)
     added = torch.zeros(steps, count, len(problem.layout.tensors), len(meta_network.OUTPUTS))
-    for i, (name, start, end) in enumerate(nudges, 1):
-        added[:, i, :, meta_network.OUTPUTS.index(name)] = torch.linspace(start, end, steps)[:, None]
+    for i, parts in enumerate(nudges, 1):
+        for name, start, end in parts:
+            added[:, i, :, meta_network.OUTPUTS.index(name)] += torch.linspace(start, end, steps)[:, None]
     _, t = unroll(
-        problem, theta, problem.begin(), 0, steps, Telling(steps), valid_at=(steps,),
+        problem, theta, problem.begin(), 0, steps, Telling(steps if told else 0), valid_at=(steps,),
         nudges=added.repeat_interleave(seeds, 1),
     )  # fmt: skip
     losses: list[float] = objective.log_loss(t.valid[-1], t.losses[0].median()).view(count, seeds).mean(1).tolist()
@@ -66,24 +69,23 @@ def main() -> None:
     p.add_argument("--seeds", type=int, default=2)
     p.add_argument("--steps", type=int, nargs=2, default=(150, 1000), help="lengths, log-uniform in between")
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--untold", action="store_true", help="the optimizer is not told the number of steps")
     p.add_argument("--workers", type=int, default=4)
     p.add_argument("--out", type=Path, default=Path("results/courses"))
     a = p.parse_args()
     theta = artifact.load(a.weights).theta
-    job = partial(measure, theta, a.nudges, a.seeds, tuple(a.steps), a.seed)
+    job = partial(measure, theta, a.nudges, a.seeds, tuple(a.steps), a.seed, not a.untold)
     with ProcessPoolExecutor(a.workers, mp_context=get_context("spawn")) as pool:
         losses = np.array(list(pool.map(job, range(a.tasks))))
     change = (losses[:, 1:] - losses[:, :1]).clip(-LIMIT, LIMIT)
     rows = []
-    for (name, start, end), c in zip(a.nudges, change.T, strict=True):
+    for parts, c in zip(a.nudges, change.T, strict=True):
+        nudge = " + ".join(f"{name} {start:+.2f} to {end:+.2f}" for name, start, end in parts)
         row = {
-            "output": name, "start": start, "end": end, "mean": float(c.mean()),
-            "error": float(c.std(ddof=1) / len(c) ** 0.5), "better": float((c < -0.01).mean()),
+            "nudge": nudge, "mean": float(c.mean()), "error": float(c.std(ddof=1) / len(c) ** 0.5),
+            "better": float((c < -0.01).mean()),
         }  # fmt: skip
-        print(
-            f"{name:9} {start:+.2f} to {end:+.2f}   mean {row['mean']:+.3f}   standard error {row['error']:.3f}   "
-            f"better {row['better']:.0%}"
-        )
+        print(f"{nudge}   mean {row['mean']:+.3f}   standard error {row['error']:.3f}   better {row['better']:.0%}")
         rows.append(row)
     path = write_record(
         a.out / "courses.json",
@@ -92,6 +94,7 @@ def main() -> None:
         seeds=a.seeds,
         steps=list(a.steps),
         seed=a.seed,
+        told=not a.untold,
         rows=rows,
     )
     print(f"wrote {path}")

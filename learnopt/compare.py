@@ -97,8 +97,8 @@ class Comparison:
 
 
 def default_optimizers(full: bool) -> list[str]:
-    """Who takes part when nobody is named: all, but the slow ones only in the full comparison."""
-    return [name for name, baseline in REGISTRY.items() if full or not baseline.slow]
+    """Who takes part when nobody is named: all but variants; the slow ones only in the full comparison."""
+    return [name for name, baseline in REGISTRY.items() if not baseline.variant and (full or not baseline.slow)]
 
 
 def compare(plan: Plan, folder: Path, workers: int | None = None, listener: Listener | None = None) -> Comparison:

@@ -27,6 +27,7 @@ from learnopt.tasks.images import (
 from learnopt.tasks.landscapes import LandscapeFamily
 from learnopt.tasks.language import GrammarFamily, TextFamily
 from learnopt.tasks.meta_valid import META_VALID
+from learnopt.tasks.stress import STRESS
 from learnopt.tasks.tabular import generated_tables, real_tables
 
 SAMPLED_TASKS = 24
@@ -74,6 +75,7 @@ SUITES: dict[str, Callable[[], list[Task]]] = {
     "meta_train": _meta_train,
     "meta_valid": lambda: _all_of(META_VALID),
     "held_out": lambda: _all_of(held_out_makers()),
+    "stress": lambda: _all_of(STRESS),
 }
 
 
@@ -100,14 +102,14 @@ def suite(name: str) -> list[Task]:
 
 
 def get_task(name: str) -> Task:
-    """The task called `name` of the suites `held_out` and `meta_valid`, or a CSV file's: `csv:FILE[?target=COLUMN]`.
+    """The task called `name` of `held_out`, `stress` or `meta_valid`, or a CSV file's: `csv:FILE[?target=COLUMN]`.
 
     Raises:
         ValueError: for an unknown name, or a file that no task can be made of.
     """
     if name.startswith(CSV_PREFIX):
         return csv_task(name)
-    makers = held_out_makers() | META_VALID
+    makers = held_out_makers() | STRESS | META_VALID
     if name not in makers:
         raise ValueError(
             f"unknown task {name!r}; choose from: {', '.join(makers)}, or {CSV_PREFIX}FILE[?target=COLUMN]"

@@ -10,8 +10,10 @@ import torch
 from compare_toy import BrokenTask, TinyTask
 from torch import nn
 
+from learnopt import memory
 from learnopt.baselines import REGISTRY, Settings, get, multiplier
 from learnopt.baselines.muon import split
+from learnopt.compare import default_optimizers
 from learnopt.training import RunConfig, train
 
 STEPS = 80
@@ -148,6 +150,36 @@ def test_the_undecayed_variant_is_the_same_rule_without_decay() -> None:
     assert runs[0].losses != runs[1].losses
 
 
+def test_variants_tell_the_learned_rule_less_or_otherwise() -> None:
+    names = {"learnopt": 50, "learnopt_untold": None, "learnopt_half": 25, "learnopt_double": 100,
+             "learnopt_lossless": 50, "learnopt_blind": None}  # fmt: skip
+    model, seen = TinyTask().build(0), {}
+    for name, told in names.items():
+        stepper = get(name).make(model, Settings(1.0), 50, "default")
+        assert stepper.optimizers[0].param_groups[0]["total_steps"] == told
+        seen[name] = train(TinyTask(), config(name)).losses
+    assert len({tuple(losses) for losses in seen.values()}) == len(names)
+
+
+def test_only_those_who_are_asked_for_run_variants() -> None:
+    assert not any("_untold" in name or "_undecayed" in name for name in default_optimizers(full=True))
+    assert "muon" in default_optimizers(full=True)
+    assert "muon" not in default_optimizers(full=False)
+
+
+def test_a_loss_withheld_is_not_seen() -> None:
+    steppers = [
+        get(name).make(TinyTask().build(0), Settings(1.0), 50, "default") for name in ("learnopt", "learnopt_lossless")
+    ]
+    counts = []
+    for stepper in steppers:
+        for p in stepper.optimizers[0].param_groups[0]["params"]:
+            p.grad = torch.ones_like(p)
+        stepper.step(torch.tensor(1.0))
+        counts.append(float(memory.read_run(stepper.optimizers[0]._run()).history.number))
+    assert counts == [1.0, 0.0]
+
+
 def test_unknown_optimizer_names_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"unknown optimizer 'adma'; choose from: learnopt, learnopt_undecayed, adam"):
+    with pytest.raises(ValueError, match=r"unknown optimizer 'adma'; choose from: learnopt, learnopt_undecayed, .*, adam, adamw"):
         get("adma")

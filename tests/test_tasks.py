@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from learnopt.tasks import QUICK, SUITES, families, get_task, held_out, meta_valid, suite
+from learnopt.tasks import QUICK, families, get_task, held_out, meta_valid, stress, suite
 from learnopt.tasks.data_folder import OMNIGLOT, REVIEWS, TABLES, VARIABLE, folder
 from learnopt.tasks.fixed import TaskMaker
 from learnopt.tasks.source import SuiteSource
@@ -34,10 +34,11 @@ def data_sets(name: str) -> set[str]:
 
 
 def assert_disjoint() -> None:
-    used = {name: data_sets(name) for name in SUITES}
+    used = {name: data_sets(name) for name in ("meta_train", "meta_valid", "held_out")}
     assert all(used.values())
     for a, b in combinations(used, 2):
         assert not used[a] & used[b], f"{a} and {b} share data"
+    assert data_sets("stress") <= used["held_out"]
 
 
 @pytest.mark.usefixtures("offline")
@@ -81,15 +82,17 @@ def test_meta_valid_has_many_kinds() -> None:
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("name", ["held_out", "meta_valid"])
+@pytest.mark.parametrize("name", ["held_out", "meta_valid", "stress"])
 def test_the_name_in_the_list_is_the_name_of_the_task(name: str) -> None:
-    makers = {"held_out": held_out.held_out_makers(), "meta_valid": meta_valid.META_VALID}[name]
+    makers = {"held_out": held_out.held_out_makers(), "meta_valid": meta_valid.META_VALID, "stress": stress.STRESS}[
+        name
+    ]
     assert [task.name for task in suite(name)] == list(makers)
 
 
 def test_no_name_is_used_twice() -> None:
-    assert not (set(held_out.OFFLINE) | set(held_out.FROM_FOLDER)) & set(meta_valid.META_VALID)
-    assert not set(held_out.OFFLINE) & set(held_out.FROM_FOLDER)
+    lists = (held_out.OFFLINE, held_out.FROM_FOLDER, meta_valid.META_VALID, stress.STRESS)
+    assert len(set().union(*lists)) == sum(map(len, lists))
 
 
 def test_getting_a_task_makes_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

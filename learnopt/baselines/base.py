@@ -101,6 +101,7 @@ class Baseline:
         settings: fixed settings, or None where they are tuned.
         package: package that must be installed, beside torch.
         slow: left out of the quick comparison.
+        variant: another's variant, which takes part only when named.
         learned: uses the meta-network's weights.
     """
 
@@ -110,6 +111,7 @@ class Baseline:
     settings: Settings | None
     package: str | None = None
     slow: bool = False
+    variant: bool = False
     learned: bool = False
 
     @property
