@@ -1,7 +1,7 @@
 """The `stress` suite: held-out data far outside of what was met in meta-training.
 
-The longest run there has 2,000 steps, the widest usual layer 64 units, the deepest network 6 blocks or layers; here runs
-are 10 times as long, layers 16 times as wide, networks 5 times as deep, and weights held in units of 0.01 to 100.
+The longest run there has 2,000 steps, the widest usual layer 64 units, the deepest network 6 blocks or layers; here
+runs are 10 times as long, layers 16 times as wide, networks 5 times as deep, and weights held in units of 0.01 to 100.
 """
 
 from __future__ import annotations

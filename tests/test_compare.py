@@ -150,7 +150,7 @@ BAD = [
     (Plan([TinyTask()], ["adam"], seeds=0), r"--seeds must be 1 or more, got 0"),
     (Plan([TinyTask()], ["adam"], steps=-3), r"--steps must be 1 or more, got -3"),
     (Plan([TinyTask()], ["adam"], trials=0), r"--trials must be 1 or more, got 0"),
-    (Plan([TinyTask()], ["adma"]), r"unknown optimizer 'adma'; choose from: learnopt, learnopt_undecayed, .*, adam, adamw"),
+    (Plan([TinyTask()], ["adma"]), r"unknown optimizer 'adma'; choose from: learnopt, .*, adam, adamw"),
     (Plan([TinyTask()], []), r"no optimizers"),
     (Plan([], ["adam"]), r"no tasks"),
     (Plan([TinyTask(), TinyTask()], ["adam"]), r"task 'tiny' is given more than once"),
