@@ -55,6 +55,7 @@ def report_command(folder: Annotated[Path, typer.Argument(help="folder of a fini
     entry, runs = reports.read(folder)
     entry["tasks"] = task_rows(runs, entry["reference"])
     entry["figures"] = summarise(entry["tasks"], entry["plan"]["optimizers"])
+    entry["head_to_head"] = reports.against_each(runs, entry["plan"]["optimizers"])
     _show(entry, reports.write(entry, runs, folder), [])
 
 

@@ -193,7 +193,7 @@ class _Grid:
             for seed in range(self.plan.seeds):
                 yield self._job(self._evaluation(task, baseline, seed, baseline.settings))
             return
-        trials = trials_of(self.plan.tuner, self.plan.trials)
+        trials = trials_of(self.plan.tuner, self.plan.trials, baseline.space)
         job = self._job(self._evaluation(task, baseline, 0, Settings(0.0)))
         yield replace(job, tuner=self.plan.tuner, trials=trials, cost=job.cost * trials)
 
@@ -205,7 +205,7 @@ class _Grid:
         return RunConfig(
             task, baseline.name, seed, self._steps(task), settings.lr, settings.schedule, POINTS,
             self.probes[task].digest, self.plan.weights if weights else None, weights["digest"] if weights else None,
-            self.plan.device,
+            self.plan.device, settings.rest,
         )  # fmt: skip
 
     def _execute(self, jobs: list[Job], found: dict[RunConfig, Run]) -> None:
@@ -227,7 +227,8 @@ class _Grid:
         return self.probes[task].step_seconds * self._steps(task)
 
     def _units(self, baseline: Baseline) -> int:
-        return self.plan.seeds + (trials_of(self.plan.tuner, self.plan.trials) if baseline.tuned else 0)
+        searched = trials_of(self.plan.tuner, self.plan.trials, baseline.space) if baseline.tuned else 0
+        return self.plan.seeds + searched
 
 
 def _call(job: Job) -> Any:

@@ -30,6 +30,22 @@ def task_rows(runs: Runs, reference: str) -> list[dict[str, Any]]:
     ]
 
 
+def head_to_head(runs: Runs, ours: str) -> dict[str, dict[str, Any]]:
+    """`ours` against each of the others: the figures of `_summary` with that one as the reference.
+
+    Besides, `worst`: the largest validation ratio, and its task.
+    """
+    tasks, others = (list(dict.fromkeys(key[i] for key in runs)) for i in (0, 1))
+    result = {}
+    for other in others:
+        if other == ours:
+            continue
+        rows = [_row(t, ours, runs[t, ours], runs[t, other], None) for t in tasks]
+        known = [(row["validation_ratio"], row["task"]) for row in rows if row["validation_ratio"] is not None]
+        result[other] = _summary(rows) | {"worst": list(max(known)) if known else None}
+    return result
+
+
 def _row(task: str, name: str, own: list[Run], reference: list[Run], adam: list[Run] | None) -> dict[str, Any]:
     def ratio(which: str, other: list[Run] | None) -> float | None:
         if other is None:
@@ -52,7 +68,7 @@ def _row(task: str, name: str, own: list[Run], reference: list[Run], adam: list[
         "step_seconds": float(np.median([run.step_seconds for run in own])),
         "state_bytes": own[0].state_bytes,
         "diverged": sum(run.diverged for run in own),
-        "settings": {"lr": own[0].config["lr"], "schedule": own[0].config["schedule"]},
+        "settings": {name: own[0].config.get(name) for name in ("lr", "schedule", "rest")},
     }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from learnopt.baselines import Settings
+from learnopt.baselines import Settings, get
 from learnopt.run_store import RunStore
 from learnopt.task import Task
 from learnopt.training import Run, RunConfig, one_thread, train
@@ -72,6 +72,7 @@ class Job:
             self.tuner,
             lambda settings: stored(self.trial(settings)),
             self.trials,
+            get(self.config.optimizer).space,
             task=self.config.task,
             optimizer=self.config.optimizer,
             steps=self.config.steps,
@@ -80,7 +81,8 @@ class Job:
 
     def trial(self, settings: Settings) -> RunConfig:
         """The run that judges `settings`."""
-        return replace(self.config, seed=TUNING_SEED, points=0, lr=settings.lr, schedule=settings.schedule)
+        config = replace(self.config, seed=TUNING_SEED, points=0)
+        return replace(config, lr=settings.lr, schedule=settings.schedule, rest=settings.rest)
 
 
 class _Stored:

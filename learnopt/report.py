@@ -18,7 +18,7 @@ from learnopt import devices
 from learnopt.atomic import write_bytes
 from learnopt.baselines import REGISTRY
 from learnopt.compare import Comparison
-from learnopt.figures import Runs, reference_of, summarise, task_rows
+from learnopt.figures import Runs, head_to_head, reference_of, summarise, task_rows
 from learnopt.provenance import commit
 from learnopt.run_store import RunStore
 from learnopt.training import DIVERGED, Run
@@ -90,12 +90,19 @@ def document(result: Comparison, command: str, cores: int, seconds: float) -> di
         },
         "reference": reference,
         "figures": summarise(rows, result.optimizers),
+        "head_to_head": against_each(result.runs, result.optimizers),
         "tuning": [{"task": t, "optimizer": o} | asdict(found) for (t, o), found in result.tuned.items()],
         "tasks": rows,
         "runs": [
             {"task": t, "optimizer": o, "files": [_file(run) for run in runs]} for (t, o), runs in result.runs.items()
         ],
     }
+
+
+def against_each(runs: Runs, optimizers: Sequence[str]) -> dict[str, Any]:
+    """The first learned optimizer against each of the others; empty where there is none."""
+    ours = next((name for name in optimizers if _learned(name)), None)
+    return {} if ours is None else {"optimizer": ours, "against": head_to_head(runs, ours)}
 
 
 def _core_seconds(result: Comparison) -> float:
@@ -192,6 +199,7 @@ def markdown(entry: dict[str, Any], pictures: Sequence[str]) -> str:
         _summary_table(entry),
         _legend(entry, reference),
         *(f"![{name}]({name})" for name in pictures),
+        *_against_each(entry),
         f"## Final validation loss as a ratio to {reference}, per task",
         _task_table(entry, "validation_ratio"),
         f"## Final training loss as a ratio to {reference}, per task",
@@ -206,6 +214,20 @@ def markdown(entry: dict[str, Any], pictures: Sequence[str]) -> str:
 def _summary_table(entry: dict[str, Any]) -> str:
     body = [[label(name), *(of(s) for of in _COLUMNS.values())] for name, s in entry["figures"].items()]
     return _grid(["optimizer", *_COLUMNS], body)
+
+
+def _against_each(entry: dict[str, Any]) -> list[str]:
+    found = entry.get("head_to_head")
+    if not found:
+        return []
+    ours, body = label(found["optimizer"]), []
+    for name, s in found["against"].items():
+        worst = "n/a" if s["worst"] is None else f"{number(s['worst'][0])} ({s['worst'][1]})"
+        body.append([label(name), number(s["validation_ratio"]), percent(s["wins"]), worst, number(s["train_ratio"]),
+                     interval(s["speed_up"])])  # fmt: skip
+    header = ["against", "validation ratio", "tasks at most theirs", "worst task", "training ratio",
+              "speed-up (IQM, 95 %)"]  # fmt: skip
+    return [f"## {ours} against each of the others", _grid(header, body)]
 
 
 def _legend(entry: dict[str, Any], reference: str) -> str:
@@ -250,20 +272,28 @@ def _tuning(entry: dict[str, Any]) -> list[str]:
     if not entry["tuning"]:
         return []
     body = [
-        [t["task"], label(t["optimizer"]), f"{t['settings']['lr']:.3g}", t["settings"]["schedule"], str(t["runs"]),
+        [t["task"], label(t["optimizer"]), _rates(t["settings"]), t["settings"]["schedule"], str(t["runs"]),
          str(t["steps"]), f"{t['seconds']:.1f}"]
         for t in entry["tuning"]
     ]  # fmt: skip
     runs, seconds = sum(t["runs"] for t in entry["tuning"]), sum(t["seconds"] for t in entry["tuning"])
     steps = sum(t["steps"] for t in entry["tuning"])
     plan = entry["plan"]
-    how = f"Optuna TPE, {plan['trials']} trials" if plan["tuner"] == "optuna" else "a grid of 14 rates and 2 schedules"
+    how = (
+        f"Optuna TPE, {plan['trials']} trials" if plan["tuner"] == "optuna" else "a grid of 14 rates and the schedules"
+    )
     return [
         "## What tuning found and cost",
         f"{how} per task, judged by the final validation loss of full-length runs on seed 1000, which is no evaluation "
         f"seed: {runs} runs, {steps} steps, {seconds:.0f} core seconds.",
         _grid(["task", "optimizer", "learning rate", "schedule", "runs", "steps", "seconds"], body),
     ]
+
+
+def _rates(settings: dict[str, Any]) -> str:
+    """The learning rate, and a hybrid's second one."""
+    rest = settings.get("rest")
+    return f"{settings['lr']:.3g}" + ("" if rest is None else f", {settings['lr'] * rest:.3g}")
 
 
 def _grid(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:

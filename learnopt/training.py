@@ -41,6 +41,7 @@ class RunConfig:
         weights: name of the meta-weights, for learned optimizers.
         weights_digest: of their file and of the code of the rule.
         device: where model and batches live.
+        rest: as in `Settings`.
     """
 
     task: str
@@ -54,10 +55,12 @@ class RunConfig:
     weights: str | None = None
     weights_digest: str | None = None
     device: str = "cpu"
+    rest: float | None = None
 
     def entry(self) -> dict[str, Any]:
-        """As stored: the CPU goes without saying, as in runs from before there was a choice."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("device", "cpu")}
+        """As stored: the CPU and one rate go without saying, as in runs from before there was a choice."""
+        usual = (("device", "cpu"), ("rest", None))
+        return {name: value for name, value in asdict(self).items() if (name, value) not in usual}
 
 
 @dataclass
@@ -95,7 +98,9 @@ def train(task: Task, config: RunConfig) -> Run:
     with one_thread(seed_of("train", task.name, config.seed), config.device):
         model = task.build(config.seed).to(config.device)
         baseline = get(config.optimizer)
-        stepper = baseline.make(model, Settings(config.lr, config.schedule), config.steps, config.weights or "default")
+        stepper = baseline.make(
+            model, Settings(config.lr, config.schedule, config.rest), config.steps, config.weights or "default"
+        )
         _train(task, config, model, stepper, run, observed=baseline.learned and config.points > 0)
     run.state_bytes = stepper.state_bytes()
     run.seconds = time.perf_counter() - started

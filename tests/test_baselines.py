@@ -103,6 +103,15 @@ def test_muon_leaves_embeddings_first_and_last_to_adamw() -> None:
     assert [tuple(p.shape) for p in split(worded)[0]] == [(8, 8)]
 
 
+def test_the_rest_of_a_hybrid_has_its_own_rate() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    rates = [
+        [o.param_groups[0]["lr"] for o in get("muon").make(model, settings, 10, "default").optimizers]
+        for settings in (Settings(0.1), Settings(0.1, rest=3.0))
+    ]
+    assert rates == [[0.1, 0.1], [0.1, pytest.approx(0.3)]]
+
+
 def test_muon_moves_convolutions_through_their_views() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 2))
     stepper = get("muon").make(model, Settings(0.1), 10, "default")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from learnopt import metrics
-from learnopt.figures import reference_of, summarise, task_rows
+from learnopt.figures import head_to_head, reference_of, summarise, task_rows
 from learnopt.training import Run
 
 
@@ -87,6 +87,22 @@ def test_bootstrap_interval_takes_seeds_of_a_task_together() -> None:
 def test_bootstrap_interval_of_groups_of_different_sizes() -> None:
     found = metrics.iqm_interval([[5.0, 5.0, 5.0], [], [5.0]])
     assert found == metrics.Interval(5.0, 5.0, 5.0)
+
+
+def test_head_to_head_takes_each_of_the_others_as_the_reference() -> None:
+    losses: list[float | None] = [4.0, 3.0, 2.0, 1.0]
+    runs = {
+        ("a", "ours"): [run(losses, 1.0)], ("a", "one"): [run(losses, 2.0)], ("a", "two"): [run(losses, 0.5)],
+        ("b", "ours"): [run(losses, 3.0)], ("b", "one"): [run(losses, 1.0)], ("b", "two"): [run(losses, None)],
+    }  # fmt: skip
+    found = head_to_head(runs, "ours")
+    assert list(found) == ["one", "two"]
+    assert found["one"]["validation_ratio"] == pytest.approx(1.5**0.5)
+    assert found["one"]["wins"] == 0.5
+    assert found["one"]["worst"] == [pytest.approx(3.0), "b"]
+    # who diverged counts with ten times its initial loss
+    assert found["two"]["worst"] == [pytest.approx(2.0), "a"]
+    assert found["two"]["validation_ratio"] == pytest.approx((2.0 * 3.0 / 20.0) ** 0.5)
 
 
 def test_share_leaves_the_undefined_out() -> None:

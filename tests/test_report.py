@@ -54,6 +54,8 @@ def test_markdown(written: Path) -> None:
     assert "core minutes for all runs, stored ones included" in text
     assert "left out of the means and shares: learnopt (no tuning) 1 tasks by validation" in text
     assert "9 runs, 180 steps" in text
+    assert "## learnopt (no tuning) against each of the others" in text
+    assert "| against | validation ratio |" in text
     assert all(f"]({name})" in text for name in PICTURES)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from learnopt.baselines import adaptive, learned, momentum, muon, prodigy, schedule_free
-from learnopt.baselines.base import SCHEDULES, Baseline, Settings, Stepper, multiplier
+from learnopt.baselines.base import SCHEDULES, Baseline, Settings, Space, Stepper, multiplier
 
 REGISTRY: dict[str, Baseline] = {
     baseline.name: baseline
@@ -11,7 +11,7 @@ REGISTRY: dict[str, Baseline] = {
     for baseline in family.BASELINES
 }
 
-__all__ = ["REGISTRY", "SCHEDULES", "Baseline", "Settings", "Stepper", "get", "multiplier"]
+__all__ = ["REGISTRY", "SCHEDULES", "Baseline", "Settings", "Space", "Stepper", "get", "multiplier"]
 
 
 def get(name: str) -> Baseline:

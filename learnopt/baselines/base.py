@@ -37,10 +37,28 @@ def multiplier(schedule: str, step: int, total_steps: int) -> float:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is tuned: the learning rate (in the optimizer's own unit) and its schedule."""
+    """What is tuned: the learning rate (in the optimizer's own unit) and its schedule.
+
+    Attributes:
+        rest: of a hybrid, the learning rate of its second optimizer as a multiple of `lr`; None: the same rate.
+    """
 
     lr: float
     schedule: str = "constant"
+    rest: float | None = None
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a search for settings may choose from.
+
+    Attributes:
+        schedules: names in `SCHEDULES`.
+        hybrid: whether a second rate is searched for.
+    """
+
+    schedules: tuple[str, ...] = tuple(SCHEDULES)
+    hybrid: bool = False
 
 
 class Stepper:
@@ -99,6 +117,7 @@ class Baseline:
         label: what it is called in tables and plots.
         make: `(model, settings, total_steps, weights) -> Stepper`.
         settings: fixed settings, or None where they are tuned.
+        space: what tuning chooses from.
         package: package that must be installed, beside torch.
         slow: left out of the quick comparison.
         variant: another's variant, which takes part only when named.
@@ -109,6 +128,7 @@ class Baseline:
     label: str
     make: Callable[[nn.Module, Settings, int, str], Stepper]
     settings: Settings | None
+    space: Space = Space()
     package: str | None = None
     slow: bool = False
     variant: bool = False

@@ -1,7 +1,7 @@
 """Muon for hidden matrices and convolutions, AdamW for everything else [Jordan et al. 2024].
 
-Both share one learning rate: torch's `adjust_lr_fn="match_rms_adamw"` gives Muon's update the RMS of AdamW's
-[Liu et al. 2025, arXiv:2502.16982], which makes one rate right for both.
+Torch's `adjust_lr_fn="match_rms_adamw"` gives Muon's update the RMS of AdamW's [Liu et al. 2025, arXiv:2502.16982],
+which makes one rate about right for both; tuned, AdamW's rate is searched for as a multiple of Muon's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from learnopt.baselines.base import Baseline, Settings, Stepper
+from learnopt.baselines.base import Baseline, Settings, Space, Stepper
 
 
 def split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -34,7 +34,7 @@ class MuonHybrid(Stepper):
                 torch.optim.Muon(self._views, lr=settings.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
             )
         if rest:
-            optimizers.append(torch.optim.AdamW(rest, lr=settings.lr))
+            optimizers.append(torch.optim.AdamW(rest, lr=settings.lr * (settings.rest or 1.0)))
         super().__init__(optimizers, settings.schedule, total_steps)
 
     def step(self, loss: Tensor) -> None:
@@ -48,4 +48,7 @@ def _make(model: nn.Module, settings: Settings, total_steps: int, weights: str) 
     return MuonHybrid(model, settings, total_steps)
 
 
-BASELINES = [Baseline("muon", "Muon hybrid tuned", _make, None, slow=True)]
+BASELINES = [
+    Baseline("muon", "Muon hybrid tuned", _make, None, Space(hybrid=True), slow=True),
+    Baseline("muon_default", "Muon hybrid default", _make, Settings(1e-3), slow=True),
+]
