@@ -42,6 +42,8 @@ WARMUP = 0.03
 """Share of the told horizon that the base schedule warms up for."""
 FLOOR = 0.005
 """The base schedule does not fall below this, so that a horizon told too short does not freeze the run."""
+UNTOLD, UNTOLD_STEPS, UNTOLD_POWER = 2.0, 20.0, 0.7
+"""The base schedule where the horizon is unknown: a scale, the steps of warm-up, how it falls."""
 PULL = 0.3
 """Largest share of the way to the averaged weights that one step goes back."""
 PULL_LOGIT = (-6.0, 2.0)
@@ -117,10 +119,14 @@ def mean(x: Tensor) -> Tensor:
 
 
 def base_schedule(step: Tensor, horizon: Tensor) -> Tensor:
-    """Hand-designed schedule in [FLOOR, 1], shape `()`: warm-up, then linear decay; horizon 0 means unknown."""
+    """Hand-designed schedule, shape `()`: warm-up, then decay; horizon 0 means unknown.
+
+    Linear and within [FLOOR, 1] where the horizon is told; where it is not, every step may be the last, so that the
+    schedule falls early and then ever more slowly.
+    """
     share = (step + 1) / horizon.clamp_min(1)
     told = (share / WARMUP).clamp(max=1.0) * (1 - step / horizon.clamp_min(1)).clamp(min=FLOOR)
-    untold = ((step + 1) / 20).clamp(max=1.0) * (1 + step / 200).rsqrt()
+    untold = UNTOLD * ((step + 1) / UNTOLD_STEPS).clamp(max=1.0) * (1 + step / UNTOLD_STEPS) ** -UNTOLD_POWER
     return torch.where(horizon > 0, told, untold)
 
 

@@ -95,12 +95,13 @@ def test_what_it_is_given_stays_as_it_was() -> None:
 
 
 @needs_compiler
-def test_unroll_in_one_go_equals_two_windows_and_the_torch_path() -> None:
+@pytest.mark.parametrize("told", [20, 0])
+def test_unroll_in_one_go_equals_two_windows_and_the_torch_path(told: int) -> None:
     problem, theta = Problem(ToyTask(), [1, 2]), thetas(2)
-    _, slow = unroll(problem, theta, problem.begin(), 0, 20, Telling(20), valid_at=(20,), compiled=False)
-    _, whole = unroll(problem, theta, problem.begin(), 0, 20, Telling(20), valid_at=(20,))
-    half, first = unroll(problem, theta, problem.begin(), 0, 8, Telling(20))
-    _, rest = unroll(problem, theta, half, 8, 20, Telling(20), valid_at=(20,))
+    _, slow = unroll(problem, theta, problem.begin(), 0, 20, Telling(told), valid_at=(20,), compiled=False)
+    _, whole = unroll(problem, theta, problem.begin(), 0, 20, Telling(told), valid_at=(20,))
+    half, first = unroll(problem, theta, problem.begin(), 0, 8, Telling(told))
+    _, rest = unroll(problem, theta, half, 8, 20, Telling(told), valid_at=(20,))
     assert torch.equal(torch.cat([first.losses, rest.losses]), whole.losses)
     assert torch.equal(rest.valid, whole.valid)
     torch.testing.assert_close(whole.losses, slow.losses, rtol=1e-3, atol=1e-5)

@@ -262,6 +262,17 @@ def test_no_step_is_longer_than_the_bound() -> None:
     torch.testing.assert_close(shares(50.0), torch.full((2, len(SHAPES)), rule.LONGEST))
 
 
+def test_base_schedule_by_hand() -> None:
+    def at(step: int, horizon: int) -> float:
+        return float(rule.base_schedule(torch.tensor(float(step)), torch.tensor(float(horizon))))
+
+    assert [at(t, 1000) for t in (0, 29, 500, 999)] == pytest.approx([1 / 30, 0.971, 0.5, rule.FLOOR])
+    assert at(5000, 1000) == pytest.approx(rule.FLOOR)
+    assert [at(t, 0) for t in (0, 9, 19, 180, 20000)] == pytest.approx(
+        [0.1, 1.45**-0.7, 2 * 1.95**-0.7, 2 * 10**-0.7, 2 * 1001**-0.7]
+    )
+
+
 def test_untold_horizon_and_withheld_loss_still_train() -> None:
     problem = Problem(ToyTask(), [1, 2])
     theta = meta_network.initial_theta(torch.Generator().manual_seed(0))

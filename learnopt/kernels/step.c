@@ -141,7 +141,7 @@ static float base_schedule(float step, float horizon)
         float span = larger(horizon, 1.0f);
         return clamp((step + 1.0f) / span / WARMUP, 0.0f, 1.0f) * larger(1.0f - step / span, SCHEDULE_FLOOR);
     }
-    return clamp((step + 1.0f) / 20.0f, 0.0f, 1.0f) / sqrtf(1.0f + step / 200.0f);
+    return UNTOLD * clamp((step + 1.0f) / UNTOLD_STEPS, 0.0f, 1.0f) * powf(1.0f + step / UNTOLD_STEPS, -UNTOLD_POWER);
 }
 
 /* rule.base_pull */
