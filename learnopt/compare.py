@@ -28,9 +28,11 @@ Listener = Callable[[float, float], None]
 """Called with (work done, all work), in estimated seconds."""
 
 _ARITHMETIC = (
-    "features", "inner_step", "intake", "kernels/in_place", "layout", "memory", "optimizer", "rule", "stop_head",
+    "features.py", "inner_step.py", "intake.py", "kernels/in_place.py", "kernels/orthogonalise.c", "kernels/step.c",
+    "layout.py", "memory.py", "meta_network.py", "optimizer.py", "orthogonal.py", "rule.py", "spread.py",
+    "stop_head.py",
 )  # fmt: skip
-"""Modules that decide what the learned optimizer does, where they exist."""
+"""Sources that decide what the learned optimizer does."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,8 @@ def weights_entry(name: str) -> dict[str, Any]:
     """Name, path and digest of meta-weights; the digest covers the code of the rule as well as the numbers."""
     loaded = artifact.load(name)
     digest = hashlib.sha256(loaded.digest.encode())
-    for module in _ARITHMETIC:
-        path = Path(__file__).parent / f"{module}.py"
-        digest.update(path.read_bytes() if path.exists() else b"")
+    for source in _ARITHMETIC:
+        digest.update((Path(__file__).parent / source).read_bytes())
     return {
         "name": name,
         "file": loaded.path.name,

@@ -18,7 +18,7 @@ def check_steps(total_steps: object) -> None:
 def check_options(lr: float | Tensor, weight_decay: float | None) -> None:
     """Refuse a learning rate or a weight decay that is out of its range."""
     if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"a tensor lr must have one element, got shape {tuple(lr.shape)}")
+        raise ValueError(f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
     if not _in_range(lr):
         raise ValueError(f"lr must be a finite number of at least 0, got {lr!r}")
     if weight_decay is not None and not _in_range(weight_decay):

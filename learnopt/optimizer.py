@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable
@@ -11,12 +12,16 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from learnopt import artifact, inner_step, intake, memory, meta_network, stop_head
-from learnopt.inner_step import Work
+from learnopt import artifact, inner_step, intake, memory, meta_network, spread, stop_head
+from learnopt.inner_step import MOMENTS, Work
 from learnopt.layout import Layout
 
 _GRADIENT_LIMIT = 1e15
 """Larger gradients are cut to this: sums of their squares would overflow float32."""
+_BETAS = (0.9, 0.995)
+"""In every group for schedulers that cycle the momentum (OneCycleLR, CyclicLR) and refuse optimizers without; the rule
+does not read them."""
+_OPTIONS = ("lr", "weight_decay", "maximize", "total_steps", "betas")
 _STOP_MEMORY = 0.1
 _STOP_AFTER = 20
 """Losses that must have been seen before `should_stop` may be true."""
@@ -36,6 +41,8 @@ class LearnedOptimizer(Optimizer):
             `rate` is the tensor's learned learning rate times `lr`.
         weights: name of shipped meta-weights or path of an artifact.
         maximize: ascend instead of descend.
+        process_group: where `torch.distributed` runs, losses are averaged over this group's ranks, so that copies of a
+            model stay equal; None: the default group. False: ranks train models of their own.
 
     Raises:
         ValueError: an argument is out of its range, or the weights are unknown, damaged or of another version.
@@ -55,6 +62,7 @@ class LearnedOptimizer(Optimizer):
         weight_decay: float | None = None,
         weights: str | os.PathLike[str] = "default",
         maximize: bool = False,
+        process_group: Any = None,
     ) -> None:
         intake.check_steps(total_steps)
         intake.check_options(lr, weight_decay)
@@ -63,10 +71,11 @@ class LearnedOptimizer(Optimizer):
             "theta": loaded.theta, "stop": loaded.stop, "digest": loaded.digest,
             "threshold": float(loaded.card.get("stop_threshold", stop_head.THRESHOLD)),
         }  # fmt: skip
+        self._group = process_group
         self._unpacked: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
         defaults = {
             "lr": lr, "weight_decay": weight_decay, "maximize": maximize,
-            "total_steps": total_steps, "weights": loaded.digest,
+            "total_steps": total_steps, "weights": loaded.digest, "betas": _BETAS,
         }  # fmt: skip
         super().__init__(params, defaults)
 
@@ -78,6 +87,7 @@ class LearnedOptimizer(Optimizer):
     @overload
     def step(self, closure: Callable[[], float], *, loss: Tensor | float | None = None) -> float: ...
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # data decides; a compiled step would break at every turn
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None, *, loss: Tensor | float | None = None) -> float | None:
         """Take one step.
@@ -103,11 +113,11 @@ class LearnedOptimizer(Optimizer):
             return returned
         device = intake.one_device([p for p, _ in active])
         run = memory.read_run(self._run(device))
-        told = None if loss is None else intake.loss_tensor(loss, device)
+        told = None if loss is None else spread.average(intake.loss_tensor(loss, device), self._group)
         if told is not None and self.param_groups[0]["maximize"]:
             told = -told
         dtype = intake.precision([p for p, _ in active])
-        grads = [intake.plain(intake.dense(p.grad), dtype) for p, _ in active]
+        grads = [intake.plain(intake.dense(spread.whole(cast(Tensor, p.grad))), dtype) for p, _ in active]
         sizes = [torch.linalg.vector_norm(g, math.inf) for g in grads]
         largest = float(torch.stack(sizes if told is None else [*sizes, told[0].abs().to(dtype)]).max())
         if not math.isfinite(largest):
@@ -120,14 +130,21 @@ class LearnedOptimizer(Optimizer):
         return returned
 
     def _advance(self, active: list[tuple[Tensor, dict[str, Any]]], grads: list[Tensor], loss: Tensor | None) -> None:
-        params = [p for p, _ in active]
-        device = params[0].device
-        self._remember(params)
+        own = [p for p, _ in active]
+        device = own[0].device
+        self._remember(own)
+        params = [spread.whole(p) for p in own]
+        states = [{name: spread.whole(x) for name, x in self.state[p].items()} for p in own]
         work = Work(
-            params, [self.state[p] for p in params], [group for _, group in active], grads, loss, self._run(device),
+            params, states, [group for _, group in active], grads, loss, self._run(device),
             float(self.param_groups[0]["total_steps"] or 0),
         )  # fmt: skip
         packed, columns = inner_step.advance(work, self._meta["theta"], self._weights(device, grads[0].dtype))
+        for p, param, state in zip(own, params, states, strict=True):
+            if spread.is_sharded(p):
+                spread.put(p, param)
+                for name in MOMENTS:
+                    spread.put(self.state[p][name], state[name])
         run = memory.read_run(packed)
         stop, seen = self._stop(columns.float(), run)
         self._keep_run(memory.write_run(run._replace(stop=stop, seen=seen)))
@@ -160,7 +177,7 @@ class LearnedOptimizer(Optimizer):
     def _rms0(self, p: Tensor) -> Tensor:
         if "memory" in self.state.get(p, {}):
             return memory.field(self.state[p]["memory"], "rms0")[0]
-        return intake.plain(p.detach(), torch.float32).square().mean().sqrt()
+        return intake.plain(spread.whole(p).detach(), torch.float32).square().mean().sqrt()
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
@@ -191,8 +208,25 @@ class LearnedOptimizer(Optimizer):
             intake.check_options(param_group.get("lr", 1.0), param_group.get("weight_decay"))
         super().add_param_group(param_group)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Options that an older state does not know get their defaults."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name in _OPTIONS:
+                group.setdefault(name, self.defaults[name])
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_meta": self._meta, "_unpacked": {}}
+        # a process group belongs to its process: whoever unpickles is in the default one
+        group = False if self._group is False else None
+        return {**super().__getstate__(), "_meta": self._meta, "_unpacked": {}, "_group": group}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LearnedOptimizer:
+        """A copy in the same process, which shares the process group."""
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        new._group = self._group
+        return new
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on exactly where `state_dict` was taken, its `total_steps` included.

@@ -229,7 +229,8 @@ def advance(
     s = 0.76 * y0 / (1 + y0.abs())
     rate = (1 + s) / (1 - s)  # exp(2 artanh(s)): within [1/7.3, 7.3], without a transcendental function
     mix = mixture.mT  # (N, 2, 1 or L)
-    direction = (mix * x[:, :2]).sum(1) * rate + 0.3 * y1
+    # nothing moves that has never had a gradient, such as the embedding of a word that was not met
+    direction = (mix * x[:, :2]).sum(1) * rate + 0.3 * y1 * (square > 0)
     if shape.is_matrix:
         momentum = mix[:, 0] * cut + mix[:, 1] * fast
         rows, columns = shape.matrix

@@ -17,6 +17,7 @@ RUNTIME = {
     "meta_network",
     "orthogonal",
     "rule",
+    "spread",
     "stop_head",
     "artifact",
     "intake",

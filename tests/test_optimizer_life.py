@@ -254,7 +254,7 @@ SCHEDULERS: list[Callable[[torch.optim.Optimizer], Any]] = [
     lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.1),
     lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 5),
     lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, 5),
-    lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1.0, total_steps=6, cycle_momentum=False),
+    lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1.0, total_steps=6),
     lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 0.5**t),
 ]
 
@@ -288,3 +288,11 @@ def test_gradients_are_not_written_to() -> None:
     optimizer = LearnedOptimizer([p], 10)
     optimizer.step()
     assert (p.grad == 1e25).all()
+
+
+def test_a_copy_shares_the_process_group_and_a_pickle_has_none() -> None:
+    group = object()  # only handed on here
+    for given, pickled in ((group, None), (False, False), (None, None)):
+        optimizer = LearnedOptimizer([nn.Parameter(torch.ones(2))], process_group=given)
+        assert copy.deepcopy(optimizer)._group is given
+        assert pickle.loads(pickle.dumps(optimizer))._group is pickled

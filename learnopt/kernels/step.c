@@ -303,7 +303,7 @@ static void advance(int64_t size, const float *theta, const int64_t *o, const fl
             y1 += inner * u[2 * j + 1];
         }
         float s = 0.76f * y0 / (1.0f + fabsf(y0));
-        float direction = (m0 * a0 + m1 * a1) * ((1.0f + s) / (1.0f - s)) + 0.3f * y1;
+        float direction = (m0 * a0 + m1 * a1) * ((1.0f + s) / (1.0f - s)) + (square[i] > 0.0f ? 0.3f * y1 : 0.0f);
         if (whole)
             direction = lerp(direction, whole[i] * root, gate);
         float cautious = clamp(copysignf(direction, param[i] * direction) / CAUTION, 0.0f, 1.0f);
