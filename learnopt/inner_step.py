@@ -56,10 +56,9 @@ def by_kernel(work: Work, theta: Tensor) -> tuple[Tensor, Tensor]:
     layout = Layout.of([p.shape for p in work.params])
     run = work.run.clone()[None]
     fast, average, square = ([state[name] for state in work.states] for name in MOMENTS)
-    net = in_place.InPlaceNet(
-        theta, layout, [state["memory"] for state in work.states], run, [p.detach() for p in work.params],
-        in_place.Moments(fast, average, square), _options(work.groups),
-    )  # fmt: skip
+    net = in_place.InPlaceNet(theta, layout, 1, _options(work.groups))
+    memories, params = [state["memory"] for state in work.states], [p.detach() for p in work.params]
+    net.point(memories, run, params, in_place.Moments(fast, average, square))
     net.step(work.grads, None if work.loss is None else work.loss.float(), work.horizon)
     torch.autograd.graph.increment_version(work.params)  # so that autograd notices, as after any in-place change
     return run[0], net.columns

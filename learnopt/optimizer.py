@@ -10,11 +10,12 @@ from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
-from learnopt import artifact, inner_step, intake, memory, meta_network, spread, stop_head
+from learnopt import artifact, inner_step, intake, memory, meta_network, quick_step, spread, stop_head
 from learnopt.inner_step import MOMENTS, Work
 from learnopt.layout import Layout
+from learnopt.read_outs import ReadOuts
 
 _GRADIENT_LIMIT = 1e15
 """Larger gradients are cut to this: sums of their squares would overflow float32."""
@@ -22,12 +23,9 @@ _BETAS = (0.9, 0.995)
 """In every group for schedulers that cycle the momentum (OneCycleLR, CyclicLR) and refuse optimizers without; the rule
 does not read them."""
 _OPTIONS = ("lr", "weight_decay", "maximize", "total_steps", "betas")
-_STOP_MEMORY = 0.1
-_STOP_AFTER = 20
-"""Losses that must have been seen before `should_stop` may be true."""
 
 
-class LearnedOptimizer(Optimizer):
+class LearnedOptimizer(ReadOuts):
     r"""A pretrained learned optimizer: no learning rate, no schedule to choose.
 
     A small meta-network reads each step's gradients and loss, and sets every parameter's step, the schedule, the weight
@@ -72,6 +70,7 @@ class LearnedOptimizer(Optimizer):
             "threshold": float(loaded.card.get("stop_threshold", stop_head.THRESHOLD)),
         }  # fmt: skip
         self._group = process_group
+        self._quick = quick_step.QuickSteps()
         self._unpacked: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
         defaults = {
             "lr": lr, "weight_decay": weight_decay, "maximize": maximize,
@@ -112,10 +111,12 @@ class LearnedOptimizer(Optimizer):
         if not active:
             return returned
         device = intake.one_device([p for p, _ in active])
-        run = memory.read_run(self._run(device))
         told = None if loss is None else spread.average(intake.loss_tensor(loss, device), self._group)
         if told is not None and self.param_groups[0]["maximize"]:
             told = -told
+        if self._quick_step(active, told):
+            return returned
+        run = memory.read_run(self._run(device))
         dtype = intake.precision([p for p, _ in active])
         grads = [intake.plain(intake.dense(spread.whole(cast(Tensor, p.grad))), dtype) for p, _ in active]
         sizes = [torch.linalg.vector_norm(g, math.inf) for g in grads]
@@ -128,6 +129,17 @@ class LearnedOptimizer(Optimizer):
         grads = [-g if group["maximize"] else g for g, (_, group) in zip(grads, active, strict=True)]
         self._advance(active, grads, told)
         return returned
+
+    def _quick_step(self, active: list[tuple[Tensor, dict[str, Any]]], loss: Tensor | None) -> bool:
+        """Take a usual step the quick way; False where it is not a usual one, and nothing has been done."""
+        keeper = self._run_keeper()
+        states = [self.state[p] for p, _ in active if "memory" in self.state.get(p, {})]
+        if keeper is None or len(states) < len(active):
+            return False
+        params, groups = [p for p, _ in active], [group for _, group in active]
+        horizon = float(self.param_groups[0]["total_steps"] or 0)
+        run, meta = self.state[keeper]["run"], self._meta
+        return self._quick.step(params, states, groups, loss, horizon, run, meta, _GRADIENT_LIMIT)
 
     def _advance(self, active: list[tuple[Tensor, dict[str, Any]]], grads: list[Tensor], loss: Tensor | None) -> None:
         own = [p for p, _ in active]
@@ -153,9 +165,7 @@ class LearnedOptimizer(Optimizer):
         if self._meta["stop"] is None:
             return run.stop, run.seen
         weights = {k: v.to(columns.device) for k, v in self._meta["stop"].items()}
-        now = torch.sigmoid(stop_head.logit(weights, columns))[0]
-        seen = run.seen + 1
-        return torch.lerp(run.stop, now, torch.clamp_min(1 / seen, _STOP_MEMORY)), seen
+        return stop_head.follow(weights, columns, run.stop, run.seen)
 
     # ------------------------------------------------------------------------------------------------------- state
 
@@ -178,17 +188,6 @@ class LearnedOptimizer(Optimizer):
         if "memory" in self.state.get(p, {}):
             return memory.field(self.state[p]["memory"], "rms0")[0]
         return intake.plain(spread.whole(p).detach(), torch.float32).square().mean().sqrt()
-
-    def _params(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
-
-    def _run_keeper(self) -> Tensor | None:
-        """The parameter whose state holds the run's, None before the first step; no look creates state."""
-        return next((p for p in self._params() if "run" in self.state.get(p, {})), None)
-
-    def _run(self, device: torch.device | None = None) -> Tensor:
-        keeper = self._run_keeper()
-        return memory.new_run(device) if keeper is None else cast(Tensor, self.state[keeper]["run"])
 
     def _keep_run(self, packed: Tensor) -> None:
         keeper = self._run_keeper()
@@ -218,7 +217,13 @@ class LearnedOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         # a process group belongs to its process: whoever unpickles is in the default one
         group = False if self._group is False else None
-        return {**super().__getstate__(), "_meta": self._meta, "_unpacked": {}, "_group": group}
+        return {
+            **super().__getstate__(),
+            "_meta": self._meta,
+            "_unpacked": {},
+            "_group": group,
+            "_quick": quick_step.QuickSteps(),
+        }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LearnedOptimizer:
         """A copy in the same process, which shares the process group."""
@@ -259,44 +264,3 @@ class LearnedOptimizer(Optimizer):
         for i, p in zip(saved, self._params(), strict=True):
             for key, value in state_dict["state"].get(i, {}).items():
                 self.state[p][key] = value.detach().to(p.device, copy=True)
-
-    # --------------------------------------------------------------------------------------------------- read-outs
-
-    def learning_rates(self) -> list[float]:
-        """Effective learning rate of every parameter tensor in the last step, in units of weight, in the groups' order.
-
-        The size of a typical step of one parameter; 0 before a tensor's first step.
-        """
-        return [row["learning_rate"] for row in self.explain()]
-
-    def explain(self) -> list[dict[str, Any]]:
-        """What was decided for every parameter tensor in the last step, in the groups' order.
-
-        Keys: `shape`, `learning_rate`, `decay` (share of the weight removed), `gradient`, `momentum` (mixture of
-        directions, sums to 1), `orthogonal` (share of the orthogonalised direction) and `pull` (share of the way back
-        to the averaged weights).
-        """
-        return [
-            {"shape": tuple(p.shape), **memory.decided(self.state.get(p, {}).get("memory"))} for p in self._params()
-        ]
-
-    @property
-    def schedule(self) -> float:
-        """Schedule multiplier of the last step, warm-up and decay included; 0 before the first."""
-        return float(memory.read_run(self._run()).schedule)
-
-    @property
-    def stop_probability(self) -> float:
-        """Probability that the best validation loss will not improve any more, smoothed over about 10 steps."""
-        return float(memory.read_run(self._run()).stop)
-
-    @property
-    def should_stop(self) -> bool:
-        """True when the meta-network is sure that going on is pointless; needs losses to be given."""
-        run = memory.read_run(self._run())
-        return bool(run.history.number[0] >= _STOP_AFTER) and float(run.stop) > self._meta["threshold"]
-
-    @property
-    def skipped_steps(self) -> int:
-        """Steps that were skipped because a gradient or the loss was not finite."""
-        return int(memory.read_run(self._run()).skipped)

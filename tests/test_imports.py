@@ -16,6 +16,8 @@ RUNTIME = {
     "layout",
     "meta_network",
     "orthogonal",
+    "quick_step",
+    "read_outs",
     "rule",
     "spread",
     "stop_head",

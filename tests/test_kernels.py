@@ -14,8 +14,9 @@ from toy import ToyTask
 
 from learnopt import LearnedOptimizer, inner_step, meta_network, rule
 from learnopt.kernels import in_place, library
-from learnopt.kernels.in_place import CHUNK
+from learnopt.kernels.in_place import CHUNK, InPlaceNet
 from learnopt.layout import Layout
+from learnopt.quick_step import QuickSteps
 from learnopt.unroll import Problem, Telling, unroll
 
 needs_compiler = pytest.mark.skipif(library.load() is None, reason="no C compiler, or LEARNOPT_KERNEL=torch")
@@ -149,11 +150,12 @@ def train(model: Wide, weights: str, steps: int = 12) -> tuple[list[Tensor], Lea
 @needs_compiler
 def test_optimizer_with_the_kernel_equals_the_one_without(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    real = inner_step.by_kernel
-    monkeypatch.setattr(inner_step, "by_kernel", lambda *a: taken.append(1) or real(*a))
+    real = InPlaceNet.step
+    monkeypatch.setattr(InPlaceNet, "step", lambda *a: taken.append(1) or real(*a))
     fast, a = train(Wide(), weights)
     assert len(taken) == 12
     monkeypatch.setattr(inner_step.in_place, "available", lambda tensors: False)
+    monkeypatch.setattr(QuickSteps, "step", lambda *_: False)
     slow, b = train(Wide(), weights)
     assert len(taken) == 12
     for x, y in zip(fast, slow, strict=True):
@@ -168,7 +170,7 @@ def test_optimizer_with_the_kernel_equals_the_one_without(weights: str, monkeypa
 @needs_compiler
 def test_parameters_that_are_not_contiguous_take_the_torch_path(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = train(Wide(), weights)
-    monkeypatch.setattr(inner_step, "by_kernel", None)
+    monkeypatch.setattr(InPlaceNet, "step", None)
     odd, _ = train(Wide(contiguous=False), weights)
     for x, y in zip(whole, odd, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-3)

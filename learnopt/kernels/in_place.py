@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
@@ -64,13 +64,10 @@ class Moments(NamedTuple):
 
 
 class InPlaceNet:
-    """`N` runs of a network whose tensors the kernel changes where they are.
+    """`N` runs of a network whose tensors the kernel changes where they are; `point` says where, before any step.
 
     Args:
         theta: meta-weights, `(SIZE,)` for all runs or `(N, SIZE)`; contiguous float32, as everything here.
-        memories: per tensor, `(N, MEMORY_SIZE)`.
-        run: `(N, RUN_SIZE)`.
-        params: `(N, *shape)` each.
         record: keep `tensor_columns`.
 
     Attributes:
@@ -79,12 +76,11 @@ class InPlaceNet:
     """
 
     def __init__(
-        self, theta: Tensor, layout: Layout, memories: Sequence[Tensor], run: Tensor, params: Sequence[Tensor],
-        moments: Moments, options: Options | None = None, *, record: bool = False,
-    ) -> None:  # fmt: skip
+        self, theta: Tensor, layout: Layout, n: int, options: Options | None = None, *, record: bool = False
+    ) -> None:
         loaded = library.load()
         assert loaded is not None, "ask available() first"
-        n, count = run.shape[0], len(params)
+        count = len(layout.tensors)
         fixed = self._fixed = _fixed(layout)
         self._jobs = jobs = _jobs(layout, n, torch.get_num_threads())
         options = options or fixed.options
@@ -94,8 +90,8 @@ class InPlaceNet:
         context = torch.zeros(n, count, meta_network.WIDTH)
         whole, self._groups = _momenta(layout, n)
         sums = torch.empty(len(jobs.table), len(features.STATISTICS))
-        lists = {"memory": memories, "param": params, **moments._asdict(), "whole": whole, "grad": [None] * count}
-        self._lists = {name: _pointers(lists[name]) for name in _LISTS}
+        none: list[Tensor | None] = [None] * count
+        self._lists = {name: _pointers(whole if name == "whole" else none) for name in _LISTS}
         self._net = _Net(
             runs=n, tensors=count, number=len(jobs.table), jobs=jobs.table.data_ptr(), sums=sums.data_ptr(),
             offset=fixed.offset.data_ptr(), theta=theta.data_ptr(),
@@ -103,12 +99,37 @@ class InPlaceNet:
             size=fixed.size.data_ptr(), is_matrix=fixed.is_matrix.data_ptr(), root=fixed.root.data_ptr(),
             rows=fixed.rows.data_ptr(),
             share=fixed.share.data_ptr(), shape_columns=fixed.shape_columns.data_ptr(),
-            lr=options.lr.data_ptr(), weight_decay=options.weight_decay.data_ptr(), run=run.data_ptr(),
+            lr=options.lr.data_ptr(), weight_decay=options.weight_decay.data_ptr(), run=None,
             columns=self.columns.data_ptr(), context=context.data_ptr(),
             tensor_columns=self.tensor_columns.data_ptr() if record else None,
             **{name: ctypes.addressof(pointers) for name, pointers in self._lists.items()},
         )  # fmt: skip
-        self._kept = (theta, memories, run, params, moments, options, context, whole, sums)  # the memory pointed at
+        self._kept = (theta, options, context, whole, sums)  # the memory pointed at
+        self._now: tuple[Any, ...] = ()
+
+    def point(self, memories: Sequence[Tensor], run: Tensor, params: Sequence[Tensor], moments: Moments) -> None:
+        """Where things are from now on.
+
+        Args:
+            memories: per tensor, `(N, MEMORY_SIZE)`.
+            run: `(N, RUN_SIZE)`.
+            params: `(N, *shape)` each, like the moments.
+        """
+        for name, tensors in {"memory": memories, "param": params, **moments._asdict()}.items():
+            self._lists[name][:] = [t.data_ptr() for t in tensors]
+        self._net.run = run.data_ptr()
+        self._now = (memories, run, params, moments)
+
+    def largest(self, grads: Sequence[Tensor]) -> float:
+        """The largest size of an element; infinite where one is not finite."""
+        self._lists["grad"][:] = [g.data_ptr() for g in grads]
+        self._share_out(self._library.look_jobs)
+        return float(self._library.largest(ctypes.byref(self._net)))
+
+    def follow(self, head: Mapping[str, Tensor]) -> None:
+        """Bring the stop probability in `run` up to date with what the last step saw; `head` as in `stop_head`."""
+        parts = [head[name].data_ptr() for name in ("in", "bias", "out", "out_bias")]
+        self._library.follow(ctypes.byref(self._net), *parts)
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor], loss: Tensor | None, horizon: float, nudge: Tensor | None = None) -> None:
@@ -236,9 +257,8 @@ class InPlaceRuns:
         self.params = [_own(p) for p in params]
         self._moments = Moments(*([_own(x) for x in moment] for moment in (state.fast, state.average, state.square)))
         self._memories, self._run = memory.pack(state)
-        self._net = InPlaceNet(
-            _own(theta), layout, self._memories, self._run, self.params, self._moments, record=record
-        )
+        self._net = InPlaceNet(_own(theta), layout, len(self._run), record=record)
+        self._net.point(self._memories, self._run, self.params, self._moments)
         for p in self.params:
             p.requires_grad_()
 

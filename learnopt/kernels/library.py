@@ -12,7 +12,7 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from learnopt import features, memory, meta_network, orthogonal, rule
+from learnopt import features, memory, meta_network, orthogonal, rule, stop_head
 
 FOLDER = Path(__file__).parent
 SOURCES = ("step.c", "orthogonalise.c")
@@ -41,7 +41,7 @@ def constants() -> dict[str, float]:
         "SCHEDULE_FLOOR": rule.FLOOR, "UNTOLD": rule.UNTOLD,
         "UNTOLD_STEPS": rule.UNTOLD_STEPS, "UNTOLD_POWER": rule.UNTOLD_POWER, "PULL": rule.PULL,
         "PULL_LOW": rule.PULL_LOGIT[0], "PULL_HIGH": rule.PULL_LOGIT[1], "ENDING": rule.ENDING, "CAUTION": rule.CAUTION,
-        "BLOCK": orthogonal.BLOCK,
+        "BLOCK": orthogonal.BLOCK, "STOP_HIDDEN": stop_head.HIDDEN, "STOP_MEMORY": stop_head.MEMORY,
         "MEMORY": memory.MEMORY_SIZE, "RUN": memory.RUN_SIZE,
         **{f"AT_{name.upper()}": start for name, start in memory.PLACES.items()},
         **{f"RUN_{name.upper()}": i for i, name in enumerate(memory.RUN_FIELDS)},
@@ -112,11 +112,13 @@ def load() -> ctypes.CDLL | None:
     except OSError:  # a damaged file in the cache, or a mount that forbids execution
         return None
     library.decide.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float]
-    for function in (library.begin_jobs, library.end_jobs):
+    for function in (library.look_jobs, library.begin_jobs, library.end_jobs):
         function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
         function.restype = None
-    library.end_step.argtypes = [ctypes.c_void_p]
-    library.decide.restype = library.end_step.restype = None
+    library.end_step.argtypes = library.largest.argtypes = [ctypes.c_void_p]
+    library.largest.restype = ctypes.c_float
+    library.follow.argtypes = [ctypes.c_void_p] * 5
+    library.follow.restype = library.decide.restype = library.end_step.restype = None
     library.orthogonalise_room.argtypes = [ctypes.c_int64, ctypes.c_int64]
     library.orthogonalise_room.restype = ctypes.c_int64
     return library

@@ -238,6 +238,46 @@ void decide(const Net *net, const float *loss, float horizon)
     }
 }
 
+/* The largest size of an element of each job's gradient; infinite where one is not finite */
+void look_jobs(const Net *net, int64_t first, int64_t stop, float *room)
+{
+    (void)room;
+    for (int64_t j = first; j < stop; j++) {
+        int64_t k = net->jobs[j].tensor, size = net->jobs[j].size;
+        const float *grad = net->grad[k] + net->jobs[j].run * net->size[k] + net->jobs[j].start;
+        float most = 0.0f, bad = 0.0f;
+        for (int64_t i = 0; i < size; i++) {
+            float g = fabsf(grad[i]);
+            bad += g <= FLT_MAX ? 0.0f : 1.0f;
+            most = larger(g, most);
+        }
+        net->sums[j * STATISTICS] = bad > 0.0f ? INFINITY : most;
+    }
+}
+
+/* The largest over all jobs */
+float largest(const Net *net)
+{
+    float most = 0.0f;
+    for (int64_t j = 0; j < net->number; j++)
+        most = larger(net->sums[j * STATISTICS], most);
+    return most;
+}
+
+/* stop_head.follow: the stop probability of every run, smoothed */
+void follow(const Net *net, const float *in, const float *bias, const float *out, const float *out_bias)
+{
+    for (int64_t r = 0; r < net->runs; r++) {
+        float hidden[STOP_HIDDEN], logit = out_bias[0], *run = net->run + r * RUN;
+        memcpy(hidden, bias, sizeof hidden);
+        add_product(net->columns + r * GLOBAL, in, GLOBAL, STOP_HIDDEN, hidden);
+        for (int j = 0; j < STOP_HIDDEN; j++)
+            logit += tanhf(hidden[j]) * out[j];
+        run[RUN_SEEN] += 1.0f;
+        run[RUN_STOP] = lerp(run[RUN_STOP], sigmoid(logit), larger(1.0f / run[RUN_SEEN], STOP_MEMORY));
+    }
+}
+
 /* `usual`: mean square of the tensor's gradients so far; FLT_MAX where nothing is to be cut */
 static void moments(int64_t size, const float *blend, const float *mix, float usual, const float *restrict grad,
                     float *restrict fast, float *restrict square, float *restrict whole)
