@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from learnopt import artifact
 from learnopt.cli import run
 
 SMALL = ["--tasks", "cancer-mlp", "--optimizers", "adam,adamw", "--seeds", "1", "--steps", "4", "--trials", "2"]
@@ -37,6 +39,8 @@ BAD = [
     (["compare", "--out", "a-file/results", *SMALL], ["--out", "a-file"]),
     (["compare", "--seeds", "three"], ["--seeds", "'three'"]),
     (["compare", "--colour"], ["--colour"]),
+    (["inspect", "v999"], ["unknown weights 'v999'", "default"]),
+    (["inspect", "a-file"], ["a-file"]),
     (["report", "nowhere"], ["nowhere"]),
     (["contrast"], ["contrast", "compare, report"]),
 ]
@@ -55,6 +59,16 @@ def test_bad_input(words: list[str], parts: list[str], tmp_path: Path, capsys: p
     assert all(part in captured.err for part in parts), captured.err
     assert captured.out == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_inspect_prints_the_card(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card == artifact.load("default").card
+    assert run(["inspect", "default"]) == 0
+    printed = capsys.readouterr().out
+    for part in (card["sha256"], "config.seed", str(card["config"]["seed"]), card["command"], "stop head", "learned"):
+        assert part in printed
 
 
 def test_compare_then_report(
