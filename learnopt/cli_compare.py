@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from learnopt import devices
 from learnopt import report as reports
 from learnopt.compare import Comparison, Plan, compare, default_optimizers, writable
-from learnopt.figures import summarise, task_rows
+from learnopt.figures import against_each, summarise, task_rows
 from learnopt.task import Task
 
 
@@ -55,7 +55,7 @@ def report_command(folder: Annotated[Path, typer.Argument(help="folder of a fini
     entry, runs = reports.read(folder)
     entry["tasks"] = task_rows(runs, entry["reference"])
     entry["figures"] = summarise(entry["tasks"], entry["plan"]["optimizers"])
-    entry["head_to_head"] = reports.against_each(runs, entry["plan"]["optimizers"])
+    entry["head_to_head"] = against_each(runs, entry["plan"]["optimizers"])
     _show(entry, reports.write(entry, runs, folder), [])
 
 

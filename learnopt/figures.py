@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from learnopt import metrics
+from learnopt.baselines import REGISTRY
 from learnopt.training import Run
 
 Runs = dict[tuple[str, str], list[Run]]
@@ -28,6 +29,12 @@ def task_rows(runs: Runs, reference: str) -> list[dict[str, Any]]:
     return [
         _row(task, name, own, runs[task, reference], runs.get((task, "adam"))) for (task, name), own in runs.items()
     ]
+
+
+def against_each(runs: Runs, optimizers: Sequence[str]) -> dict[str, Any]:
+    """The first learned optimizer against each of the others; empty where there is none."""
+    ours = next((name for name in optimizers if name in REGISTRY and REGISTRY[name].learned), None)
+    return {} if ours is None else {"optimizer": ours, "against": head_to_head(runs, ours)}
 
 
 def head_to_head(runs: Runs, ours: str) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from learnopt import devices
 from learnopt.atomic import write_bytes
 from learnopt.baselines import REGISTRY
 from learnopt.compare import Comparison
-from learnopt.figures import Runs, head_to_head, reference_of, summarise, task_rows
+from learnopt.figures import Runs, against_each, reference_of, summarise, task_rows
 from learnopt.provenance import commit
 from learnopt.run_store import RunStore
 from learnopt.training import DIVERGED, Run
@@ -97,12 +97,6 @@ def document(result: Comparison, command: str, cores: int, seconds: float) -> di
             {"task": t, "optimizer": o, "files": [_file(run) for run in runs]} for (t, o), runs in result.runs.items()
         ],
     }
-
-
-def against_each(runs: Runs, optimizers: Sequence[str]) -> dict[str, Any]:
-    """The first learned optimizer against each of the others; empty where there is none."""
-    ours = next((name for name in optimizers if _learned(name)), None)
-    return {} if ours is None else {"optimizer": ours, "against": head_to_head(runs, ours)}
 
 
 def _core_seconds(result: Comparison) -> float:
