@@ -26,8 +26,8 @@ _log = logging.getLogger(__name__)
 class LearnedOptimizerCallback(Callback):  # type: ignore[misc]
     """Logs `LearnedOptimizer`'s decisions through the module's logger and stops the trainer.
 
-    With it the optimizer also hears the mean loss of all accumulated batches, and hears a loss under `16-mixed`
-    precision or manual optimisation. Without it Lightning's closure tells the last batch's loss, and none in those two.
+    It also hands over the mean loss of all accumulated batches. Without it Lightning's closure tells the last batch's
+    loss divided by `accumulate_grad_batches`, and nothing under `16-mixed` precision or manual optimisation.
 
     Args:
         layers: log the learning rate of every parameter tensor, not only schedule and stop probability.
@@ -64,7 +64,8 @@ class LearnedOptimizerCallback(Callback):  # type: ignore[misc]
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self._told is not None:
             scaler = getattr(trainer.precision_plugin, "scaler", None)
-            self._told.add(loss if scaler is None else loss.detach() / scaler.get_scale())
+            scale = 1.0 if scaler is None else scaler.get_scale()
+            self._told.add(loss.detach() * (trainer.accumulate_grad_batches / scale))  # what training_step returned
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step == self._steps:  # still accumulating
