@@ -40,9 +40,7 @@ class Toy(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        return LearnedOptimizer(
-            self.parameters(), total_steps=self.trainer.estimated_stepping_batches, **self.options
-        )
+        return LearnedOptimizer(self.parameters(), total_steps=self.trainer.estimated_stepping_batches, **self.options)
 
 
 def fit(module: lightning.LightningModule, *, resume: Path | None = None, **options: Any) -> lightning.Trainer:
@@ -137,9 +135,7 @@ def test_a_checkpoint_goes_on_exactly(callback: bool, count: int, tmp_path: Path
     def run(module: Toy, resume: Path | None) -> lightning.Trainer:
         keep = ModelCheckpoint(tmp_path, filename="{epoch}", every_n_epochs=1, save_top_k=-1)
         callbacks = [keep, LearnedOptimizerCallback()] if callback else [keep]
-        return fit(
-            module, resume=resume, enable_checkpointing=True, callbacks=callbacks, accumulate_grad_batches=count
-        )
+        return fit(module, resume=resume, enable_checkpointing=True, callbacks=callbacks, accumulate_grad_batches=count)
 
     whole, again = Toy(), Toy()
     trainer, resumed = run(whole, None), run(again, tmp_path / "epoch=1.ckpt")
