@@ -1,4 +1,4 @@
-"""Transformers' Trainer: a tiny vision Transformer on scikit-learn's digits with no learning rate; nothing is downloaded."""
+"""Transformers' Trainer: a tiny vision Transformer on scikit-learn's digits with no learning rate, no download."""
 
 from __future__ import annotations
 

@@ -9,7 +9,12 @@ import pytest
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
+LIGHTNINGS_OWN = "ignore:.isinstance.treespec, LeafSpec.:FutureWarning"
+LIGHTNINGS_ADVICE = "ignore:The 'train_dataloader' does not have many workers"
 
+
+@pytest.mark.filterwarnings(LIGHTNINGS_OWN)
+@pytest.mark.filterwarnings(LIGHTNINGS_ADVICE)
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
 def test_example(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     accuracy = runpy.run_path(str(script))["main"](steps=60)
