@@ -95,9 +95,9 @@ def main() -> None:
     for name, habit in HABITS.items():
         logs = [
             [
-                log_ratio(found[t.name, s, name][i], found[t.name, s, "none"][i])
-                for t in chosen
-                for s in range(args.seeds)
+                log_ratio(losses[i], found[task, seed, "none"][i])
+                for (task, seed, n), losses in found.items()
+                if n == name
             ]
             for i in range(2)
         ]

@@ -76,16 +76,17 @@ def test_the_callback_tells_the_mean_loss_of_accumulated_batches(count: int) -> 
     assert losses_told(module.optimizers().optimizer) == losses_told(optimizer) == len(groups)
 
 
-def test_half_precision_with_a_scaler_hears_the_loss_through_the_callback() -> None:
+@pytest.mark.parametrize(("scale", "taken"), [(2.0**10, 24), (2.0**20, 20)], ids=["scaled", "first-steps-overflow"])
+def test_half_precision_with_a_scaler_hears_the_loss_through_the_callback(scale: float, taken: int) -> None:
     def plugin() -> MixedPrecision:
-        return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10))
+        return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
 
     heard, deaf = Toy(), Toy()
     fit(heard, plugins=[plugin()], callbacks=[LearnedOptimizerCallback()])
     fit(deaf, plugins=[plugin()])
-    assert losses_told(heard.optimizers().optimizer) == 24
+    assert losses_told(heard.optimizers().optimizer) == taken
     assert losses_told(deaf.optimizers().optimizer) == 0
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     truth, _ = plain_loop(in_groups(1, 4), 24, cast=torch.autocast("cpu", torch.float16), scaler=scaler)
     assert_same(values(heard.net), values(truth))
 
@@ -112,12 +113,15 @@ def test_without_layers_only_the_run_is_logged() -> None:
 
 
 @pytest.mark.parametrize("stop", [True, False])
-def test_the_callback_ends_training_when_the_optimizer_says_so(stop: bool, tmp_path: Path) -> None:
+def test_the_callback_ends_training_when_the_optimizer_says_so(
+    stop: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     callback = LearnedOptimizerCallback(stop=stop)
     trainer = fit(Toy(weights=impatient_weights(tmp_path)), max_epochs=5, callbacks=[callback])
     assert trainer.optimizers[0].should_stop
     assert trainer.global_step == (20 if stop else 30)
     assert (callback.stop_reason is not None) is stop
+    assert ("training ends: " in caplog.text) is stop
 
 
 def test_another_optimizer_is_refused() -> None:

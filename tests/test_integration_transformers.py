@@ -145,13 +145,16 @@ def test_without_layers_only_the_run_is_logged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [True, False])
-def test_the_callback_ends_training_when_the_optimizer_says_so(stop: bool, tmp_path: Path) -> None:
+def test_the_callback_ends_training_when_the_optimizer_says_so(
+    stop: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     trainer = trainer_for(tmp_path, weights=impatient_weights(tmp_path))
     callback = with_callback(trainer, stop=stop)
     trainer.train()
     assert learned(trainer).should_stop
     assert trainer.state.global_step == (20 if stop else 24)
     assert (callback.stop_reason is not None) is stop
+    assert ("training ends: " in caplog.text) is stop
 
 
 def test_the_trainers_own_schedule_is_refused(tmp_path: Path) -> None:

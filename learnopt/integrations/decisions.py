@@ -51,6 +51,4 @@ def numbers(
 def reason(optimizer: LearnedOptimizer) -> str:
     """One line that says why the optimizer wants to stop."""
     told: str | None = getattr(optimizer, "stop_reason", None)
-    return told or (
-        f"probability {optimizer.stop_probability:.3f} that the best validation loss will not improve any more"
-    )
+    return told or f"{optimizer.stop_probability:.1%} sure that the best validation loss will not improve any more"

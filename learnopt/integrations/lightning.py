@@ -97,7 +97,7 @@ class LearnedOptimizerCallback(Callback):  # type: ignore[misc]
             trainer.should_stop = True
             self.stop_reason = decisions.reason(self._optimizers[0])
             if trainer.is_global_zero:
-                _log.warning("training ends after step %d: %s", self._steps, self.stop_reason)
+                _log.warning("training ends: %s", self.stop_reason)
 
     def _forget(self) -> None:
         if self._told is not None:

@@ -101,7 +101,7 @@ class LearnedOptimizerCallback(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
             self.stop_reason = decisions.reason(optimizer)
             if state.is_world_process_zero:
-                _log.warning("training ends after step %d: %s", state.global_step, self.stop_reason)
+                _log.warning("training ends: %s", self.stop_reason)
 
     def on_log(
         self,
