@@ -85,6 +85,24 @@ def test_the_callback_makes_it_a_plain_loop_that_tells_the_loss(
         assert_same(values(trainer.model), values(truth))
 
 
+def test_steps_that_a_scaler_skips_leave_no_loss_behind(tmp_path: Path) -> None:
+    def scaler() -> torch.amp.GradScaler:
+        return torch.amp.GradScaler("cpu", init_scale=2.0**10)
+
+    trainer = trainer_for(tmp_path, num_train_epochs=2)
+    trainer.train_dataset = [row | {"x": row["x"] / (i != 20)} for i, row in enumerate(ROWS)]  # the third batch
+    with_callback(trainer)
+    trainer.accelerator.scaler = scaler()  # as with fp16, which needs a GPU
+    trainer.train()
+    batches = in_groups(1, 2)
+    for epoch in (0, 6):
+        x, y = batches[epoch + 2][0]
+        batches[epoch + 2] = [(x / (torch.arange(8) != 4)[:, None], y)]
+    truth, _ = plain_loop(batches, 12, scaler=scaler())
+    assert losses_told(learned(trainer)) == 10
+    assert_same(values(trainer.model), values(truth))
+
+
 def test_without_the_callback_it_decides_from_gradients_alone(tmp_path: Path) -> None:
     trainer = trainer_for(tmp_path)
     trainer.train()

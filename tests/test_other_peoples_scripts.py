@@ -104,10 +104,10 @@ def test_torchs_example_of_averaged_weights() -> None:
 
 
 def test_lightnings_autoencoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """https://github.com/Lightning-AI/pytorch-lightning, README: `LitAutoEncoder`; cut short after 200 steps."""
+    """https://github.com/Lightning-AI/pytorch-lightning, README: `LitAutoEncoder`; cut short after 100 steps."""
     published.stand_in(published.torchvision(60000), monkeypatch)
     short = {
-        "max_steps": 200, "limit_val_batches": 2, "logger": False, "enable_checkpointing": False,
+        "max_steps": 100, "limit_val_batches": 2, "logger": False, "enable_checkpointing": False,
         "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False,
     }  # fmt: skip
     monkeypatch.setattr(lightning, "Trainer", functools.partial(lightning.Trainer, **short))

@@ -20,7 +20,7 @@ config = AutoConfig.for_model(
 model = AutoModelForSequenceClassification.from_config(config)
 optimizer = AdamW(model.parameters(), lr=5e-5)
 
-num_epochs = 15
+num_epochs = 10
 num_training_steps = num_epochs * len(train_dataloader)
 lr_scheduler = get_scheduler(
     name="linear", optimizer=optimizer, num_warmup_steps=0, num_training_steps=num_training_steps
