@@ -18,6 +18,7 @@ from torch.nn import functional
 from trainer_toy import impatient_weights, in_groups, loader, losses_told, plain_loop
 
 from learnopt import LearnedOptimizer
+from learnopt.integrations import decisions
 from learnopt.integrations.lightning import LearnedOptimizerCallback
 
 pytestmark = [
@@ -122,6 +123,19 @@ def test_the_callback_ends_training_when_the_optimizer_says_so(
     assert trainer.global_step == (20 if stop else 30)
     assert (callback.stop_reason is not None) is stop
     assert ("training ends: " in caplog.text) is stop
+
+
+def test_the_trainers_least_number_of_epochs_is_kept_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module = Toy(weights=impatient_weights(tmp_path))
+    assert fit(module, max_epochs=6, min_epochs=5, callbacks=[LearnedOptimizerCallback()]).global_step == 30
+    assert caplog.text.count("training ends: ") == 1
+
+
+def test_decisions_are_read_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    monkeypatch.setattr(decisions, "numbers", lambda *_: read.append(1) or {})
+    fit(Toy(), accumulate_grad_batches=2, log_every_n_steps=1, callbacks=[LearnedOptimizerCallback()])
+    assert len(read) == 12
 
 
 def test_another_optimizer_is_refused() -> None:

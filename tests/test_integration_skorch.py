@@ -55,6 +55,15 @@ def test_a_number_of_steps_that_was_given_is_left_alone() -> None:
     assert net(optimizer__total_steps=99).fit(X, Y).optimizer_.param_groups[0]["total_steps"] == 99
 
 
+def test_a_run_that_began_without_a_number_of_steps_goes_on_without() -> None:
+    fitted = net(callbacks=None, max_epochs=1).fit(X, Y)
+    fitted.set_params(callbacks=[LearnedOptimizerCallback()]).initialize_callbacks()
+    fitted.partial_fit(X, Y)
+    assert losses_told(fitted.optimizer_) == 12
+    assert "schedule" in fitted.history[-1]
+    assert fitted.optimizer_.param_groups[0]["total_steps"] is None
+
+
 def test_with_early_stopping_the_number_of_steps_stays_unknown() -> None:
     callbacks = [LearnedOptimizerCallback(), EarlyStopping("train_loss", sink=lambda _: None)]
     assert net(callbacks=callbacks).fit(X, Y).optimizer_.param_groups[0]["total_steps"] is None

@@ -117,6 +117,14 @@ def test_the_callback_tells_the_number_of_steps(tmp_path: Path) -> None:
     assert learned(trainer).param_groups[0]["total_steps"] == 24
 
 
+def test_a_run_that_began_without_a_number_of_steps_goes_on_without(tmp_path: Path) -> None:
+    trainer = trainer_for(tmp_path, max_steps=3)
+    trainer.train()
+    with_callback(trainer)
+    trainer.train()
+    assert learned(trainer).param_groups[0]["total_steps"] is None
+
+
 def test_with_early_stopping_the_number_of_steps_stays_unknown(tmp_path: Path) -> None:
     early = {"eval_strategy": "epoch", "save_strategy": "epoch", "metric_for_best_model": "loss"}
     trainer = trainer_for(tmp_path, load_best_model_at_end=True, **early)
