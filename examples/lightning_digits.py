@@ -36,9 +36,9 @@ def main(steps: int = 300) -> float:
         enable_model_summary=False, log_every_n_steps=20, callbacks=[LearnedOptimizerCallback()],
     )  # fmt: skip
     trainer.fit(module, DataLoader(TensorDataset(x[:1200], y[:1200]), batch_size=64, shuffle=True))
+    print("schedule, stop probability and learning rate of every tensor, as logged:")
     for name, value in trainer.logged_metrics.items():
         print(f"{name:42} {value:.5f}")
-    print(f"learning rate of the scheduler, a multiplier: {module.optimizers().param_groups[0]['lr']}")
     accuracy = (module.net(x[1200:]).argmax(1) == y[1200:]).float().mean().item()
     print(f"test accuracy {accuracy:.3f}")
     return accuracy

@@ -12,7 +12,7 @@ from learnopt import LearnedOptimizer
 from learnopt.integrations.transformers import LearnedOptimizerCallback
 
 
-def main(steps: int = 300) -> float:
+def main(steps: int = 150) -> float:
     digits = load_digits()
     x = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     y = torch.tensor(digits.target)

@@ -22,6 +22,7 @@ from learnopt.integrations import decisions
 from learnopt.integrations.lightning import LearnedOptimizerCallback
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:GPU available but not used"),
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning"),  # Lightning's own
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),  # advice
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),

@@ -24,6 +24,7 @@ from learnopt import LearnedOptimizer
 OURS, FROZEN = "LearnedOptimizer({0})", "torch.optim.SGD({0}, lr=0.0)"
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:GPU available but not used"),
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning"),  # Lightning's own
     pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no"),  # the published script does
     pytest.mark.filterwarnings("ignore:The '(train|val)_dataloader' does not have many workers"),  # advice
@@ -31,8 +32,9 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def empty_folder_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 def both(script: str, line: str, params: str = "model.parameters()", **given: Any) -> list[dict[str, Any]]:
