@@ -69,7 +69,7 @@ def _in_ranges(layers: _Layers, ranges: int) -> _Layers:
     """Numbered layers of one stack, those whose names differ in the last number alone, in `ranges` parts at most."""
     stacks: dict[str, _Layers] = {}
     for label, members in layers:
-        numbered = re.fullmatch(r"(.+\.)\d+", label)
+        numbered = re.fullmatch(r"((?:.+\.)?)\d+", label)
         stacks.setdefault(numbered[1] if numbered else label, []).append((label, members))
     return [_range(part) for stack in stacks.values() for part in _split(stack, ranges)]
 

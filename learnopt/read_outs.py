@@ -41,7 +41,7 @@ class ReadOuts(Optimizer):
         rows = [self.state.get(p, {}).get("memory") for p in self._params()]
         found = next((row for row in rows if row is not None), torch.zeros(()))
         none = found.new_zeros(memory.MEMORY_SIZE)
-        return torch.stack([none if row is None else row.detach().to(none) for row in rows])
+        return torch.stack([none if row is None else row.to(none.device) for row in rows]).detach()
 
     def learning_rates(self) -> list[float]:
         """Effective learning rate of every parameter tensor in the last step, in units of weight, in the groups' order.

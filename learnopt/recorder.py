@@ -104,7 +104,8 @@ class Recorder:
     def record(self) -> bool:
         """Record the last step now; False if that has been done."""
         loss = None if self._told is None else float(intake.loss_tensor(self._told, torch.device("cpu")))
-        self.recording.names, self.recording.shapes = _labels(self.optimizer, self._names)
+        if sum(len(group["params"]) for group in self.optimizer.param_groups) != len(self.recording.names):
+            self.recording.names, self.recording.shapes = _labels(self.optimizer, self._names)
         if not self.recording.add(*_row(self.optimizer, loss)):
             return False
         if self.recording.stopped is None and (reason := self.optimizer.stop_reason) is not None:

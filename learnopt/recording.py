@@ -170,6 +170,8 @@ def _from_dict(entry: dict[str, Any]) -> Recording:
     count = run.shape[1]
     if tensors.shape != (len(TENSOR), count, len(names)) and count:
         raise ValueError(f"{count} rows of {len(names)} tensors, but numbers of shape {tensors.shape}")
+    if not (np.isfinite(run[0]).all() and (np.diff(run[0]) > 0).all()):
+        raise ValueError("steps that do not rise")
     if len(entry["shapes"]) != len(names):
         raise ValueError(f"{len(names)} names, but {len(entry['shapes'])} shapes")
     return Recording(

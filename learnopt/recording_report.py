@@ -22,13 +22,16 @@ def report(path: Path) -> tuple[list[Table], Path]:
     """Tables of the recording in `path`, and where its picture was written.
 
     Raises:
-        ValueError: the file is no recording, or an empty one.
+        ValueError: the file is no recording, or an empty one, or there is no writing beside it.
     """
     kept = recording.load(path)
     if not kept.rows:
         raise ValueError(f"recording {path} has no steps in it")
-    picture = path.with_suffix(".png")
-    recording_plots.draw(kept, picture, path.name)
+    picture = path.with_name(f"{path.stem if path.suffix == '.json' else path.name}.png")
+    try:
+        recording_plots.draw(kept, picture, path.name)
+    except OSError as error:
+        raise ValueError(f"{picture} cannot be written: {error.strerror}") from error
     return [run_table(kept, path.name), layer_table(kept)], picture
 
 
@@ -66,7 +69,7 @@ def layer_table(kept: Recording) -> Table:
         table.add_column(name, justify="right")
     for layer in figures.layers(kept):
         table.add_row(*_cells(kept, layer))
-    table.caption = "* last: percent of gradient, momentum and orthogonalised momentum; share of weight"
+    table.caption = "* at last; percent of gradient, momentum, orthogonalised; share of weight"
     return table
 
 

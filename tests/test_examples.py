@@ -11,7 +11,10 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
-def test_example(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example(
+    script: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     accuracy = runpy.run_path(str(script))["main"](steps=60)
     assert accuracy > 0.8  # ten classes
     assert "learning rate" in capsys.readouterr().out
