@@ -2,8 +2,8 @@
 
     python benchmarks/recorder_cost.py --out results/recorder-cost
 
-On networks of 6, 60 and 600 tensors of little work, so that the recorder's share is as large as it gets: the optimizer's
-`step()` alone, no forward or backward pass.
+On networks of 6, 60 and 600 tensors of little work, so that the recorder's share is as large as it gets: `step()` of
+the optimizer alone, no forward or backward pass.
 """
 
 from __future__ import annotations
@@ -86,8 +86,9 @@ def main() -> None:
         rows.append(row)
         runs = ", ".join(f"{ms:,.0f} of {t:,}" for t, ms in row["run_milliseconds"].items())
         print(
-            f"{row['tensors']:4d} tensors: step alone {row['step_us']:8.0f} us, not recorded +{row['not_recorded_us']:.1f}"
-            f" us, recorded +{row['recorded_us']:.0f} us; {row['row_bytes']:,.0f} bytes a row; milliseconds in all steps: {runs}"
+            f"{row['tensors']:4d} tensors: step alone {row['step_us']:8.0f} us, not recorded "
+            f"+{row['not_recorded_us']:.1f} us, recorded +{row['recorded_us']:.0f} us; {row['row_bytes']:,.0f} bytes a "
+            f"row; milliseconds in all steps: {runs}"
         )
     path = write_record(
         chosen.out / "recorder-cost.json", threads=torch.get_num_threads(), kernel=library.load() is not None,

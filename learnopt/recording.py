@@ -22,6 +22,7 @@ KIND, FORMAT = "learnopt recording", 1
 RUN = ("step", "loss", "loss_average", "schedule", "stop_probability", "skipped")
 """What a row holds of the run. `step` counts skipped steps as well; `loss` is the one told to that step, and
 `loss_average` what the optimizer made of all of them; both NaN where there is none."""
+_MAY_LACK = ("loss", "loss_average")
 TENSOR = ("learning_rate", "decay", "gradient", "momentum", "orthogonal", "pull")
 """What a row holds of every parameter tensor, as in `LearnedOptimizer.explain`."""
 MOST = 500
@@ -78,7 +79,7 @@ class Recording:
         """
         step = run["step"] or 0
         if self.rows and step < self.last_step:
-            self.forget_after(int(step))
+            self.forget_after(int(step) - 1)
         if step <= self.last_step:
             return False
         values = tuple(math.nan if run[key] is None else float(run[key] or 0.0) for key in RUN)
@@ -170,13 +171,15 @@ def _from_dict(entry: dict[str, Any]) -> Recording:
     count = run.shape[1]
     if tensors.shape != (len(TENSOR), count, len(names)) and count:
         raise ValueError(f"{count} rows of {len(names)} tensors, but numbers of shape {tensors.shape}")
-    if not (np.isfinite(run[0]).all() and (np.diff(run[0]) > 0).all()):
+    if not (np.diff(run[0]) > 0).all():
         raise ValueError("steps that do not rise")
+    if not np.isfinite(np.delete(run, [RUN.index(name) for name in _MAY_LACK], 0)).all():
+        raise ValueError("numbers that are missing")
     if len(entry["shapes"]) != len(names):
         raise ValueError(f"{len(names)} names, but {len(entry['shapes'])} shapes")
     return Recording(
         names, [tuple(int(d) for d in shape) for shape in entry["shapes"]], float(entry["threshold"]),
-        entry["total_steps"], entry["every"], entry["most"],
+        None if entry["total_steps"] is None else int(entry["total_steps"]), entry["every"], entry["most"],
         None if stopped is None else (int(stopped[0]), str(stopped[1])),
         [(str(what), float(odds)) for what, odds in entry["evidence"]],
         [Row(tuple(run[:, i].tolist()), tensors[:, i]) for i in range(count)],
