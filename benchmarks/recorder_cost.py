@@ -1,6 +1,6 @@
 """What a `Recorder` costs: a step that it does not record, one that it does, and a whole run that thins itself out.
 
-    python benchmarks/recorder_cost.py --out results/recorder-cost
+    python benchmarks/recorder_cost.py --out results/recorder
 
 On networks of 6, 60 and 600 tensors of little work, so that the recorder's share is as large as it gets: `step()` of
 the optimizer alone, no forward or backward pass.
@@ -9,6 +9,7 @@ the optimizer alone, no forward or backward pass.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from pathlib import Path
@@ -77,7 +78,7 @@ def rows_read(steps: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("results/recorder-cost"))
+    parser.add_argument("--out", type=Path, default=Path("results/recorder"))
     parser.add_argument("--repeats", type=int, default=300)
     chosen = parser.parse_args()
     rows = []
@@ -91,7 +92,7 @@ def main() -> None:
             f"row; milliseconds in all steps: {runs}"
         )
     path = write_record(
-        chosen.out / "recorder-cost.json", threads=torch.get_num_threads(), kernel=library.load() is not None,
+        chosen.out / "recorder-cost.json", threads=torch.get_num_threads(), load=os.getloadavg()[0], cores=os.cpu_count(), kernel=library.load() is not None,
         rows_read={t: rows_read(t) for t in HORIZONS}, repeats=chosen.repeats, networks=rows,
     )  # fmt: skip
     print(f"wrote {path}")

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn import functional
 
-from learnopt import LearnedOptimizer, spread
+from learnopt import LearnedOptimizer, Recorder, spread
 
 STEPS, ROWS = 12, 24
 
@@ -62,7 +62,13 @@ def main(way: str, folder: Path) -> None:
         dist.init_process_group("gloo")
     rank, ranks = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
     model, optimizer = prepared(way)
+    recorder = Recorder(optimizer, names=model) if rank == 0 else None  # one rank looks, the others do not wait
     train(model, optimizer, range(STEPS // 2), rank, ranks)
+    if recorder is not None:
+        recorder.close()
+        assert recorder.recording.last_step == STEPS // 2
+        assert not any(name.startswith("tensor") for name in recorder.recording.names)
+        assert recorder.optimizer.stop_evidence()
     if way == "fsdp-saved":
         states = get_state_dict(model, optimizer)
         dcp.save({"model": states[0], "optimizer": states[1]}, checkpoint_id=folder / "saved")
