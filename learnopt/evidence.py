@@ -126,11 +126,13 @@ def _percent(p: float) -> str:
 
 
 def _trend(s: _Seen) -> str:
+    """Of the fast average to the slow one, which remembers large losses for hundreds of steps."""
     change, of = (
         (math.expm1(s.value["loss_log_slope"]), "") if s.positive else (s.value["loss_slope"], " of their fall")
     )
-    how = "have stopped falling" if abs(change) < _STILL else "rise" if change > 0 else "still fall"
-    return f"losses {how} ({100 * change:+.1f} %{of} over about 50 steps)"
+    if abs(change) < _STILL:
+        return "losses have stopped falling (they are at their slow average)"
+    return f"losses are {abs(100 * change):.0f} %{of} {'above' if change > 0 else 'below'} their slow average"
 
 
 def _drop(s: _Seen) -> str:

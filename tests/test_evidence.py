@@ -152,10 +152,10 @@ def seen(positive: bool = True, step: int = 40, horizon: int = 0, **values: floa
 
 
 SAID = [
-    (evidence._trend, seen(loss_log_slope=0.01), "losses have stopped falling (+1.0 % over about 50 steps)"),
-    (evidence._trend, seen(loss_log_slope=-0.5), "losses still fall (-39.3 % over about 50 steps)"),
-    (evidence._trend, seen(loss_log_slope=0.5), "losses rise (+64.9 % over about 50 steps)"),
-    (evidence._trend, seen(False, loss_slope=-0.5), "losses still fall (-50.0 % of their fall over about 50 steps)"),
+    (evidence._trend, seen(loss_log_slope=0.01), "losses have stopped falling"),
+    (evidence._trend, seen(loss_log_slope=-0.5), "losses are 39 % below their slow average"),
+    (evidence._trend, seen(loss_log_slope=0.5), "losses are 65 % above their slow average"),
+    (evidence._trend, seen(False, loss_slope=-0.5), "losses are 50 % of their fall below their slow average"),
     (evidence._drop, seen(loss_log_drop=math.log(0.25) / 3), "the loss is at 25 % of where it began"),
     (evidence._drop, seen(False), "losses are not positive"),
     (evidence._rebound, seen(loss_log_rebound=0.0), "the loss is at its best"),
@@ -183,7 +183,7 @@ def test_words(phrase: object, run: evidence._Seen, words: str) -> None:
 
 def test_words_of_a_run_that_has_stopped_falling(tmp_path: Path) -> None:
     """From the losses themselves: a flat loss after a fall, and one that still falls."""
-    for last, words in ((0.5, "losses have stopped falling"), (0.0, "losses still fall")):
+    for last, words in ((0.5, "losses have stopped falling"), (0.0, "below their slow average")):
         p = torch.nn.Parameter(torch.ones(3, 3))
         optimizer = LearnedOptimizer([p], weights=weights_with(tmp_path, head_for(loss_log_slope=-1.0)))
         for t in range(400):
