@@ -92,7 +92,8 @@ def main() -> None:
             f"row; milliseconds in all steps: {runs}"
         )
     path = write_record(
-        chosen.out / "recorder-cost.json", threads=torch.get_num_threads(), load=os.getloadavg()[0], cores=os.cpu_count(), kernel=library.load() is not None,
+        chosen.out / "recorder-cost.json", threads=torch.get_num_threads(), load=os.getloadavg()[0],
+        cores=os.cpu_count(), kernel=library.load() is not None,
         rows_read={t: rows_read(t) for t in HORIZONS}, repeats=chosen.repeats, networks=rows,
     )  # fmt: skip
     print(f"wrote {path}")

@@ -21,7 +21,7 @@ _FLAGS = ("loss_known", "horizon_known")
 _SHOWN, _SMALL = 3, 0.1
 """A sentence names so many reasons, and none that adds less than this share of the first."""
 _STILL = 0.03
-"""Losses that changed by a smaller share than this have stopped falling."""
+"""Losses that are nearer than this to their slow average, as a share of it, have stopped falling."""
 
 
 class Evidence(NamedTuple):
@@ -96,9 +96,7 @@ def _columns(memories: Tensor, layout: Layout, run: memory.Run, horizon: float) 
         state.statistics, state.rms0, state.unit, state.peak, layout.columns, layout.sizes, run.history
     )
     before = (run.step - 1).clamp_min(0)
-    return features.global_columns(
-        run.history, before, torch.tensor(horizon), features.summary(t, layout.sizes)
-    )[0]  # fmt: skip
+    return features.global_columns(run.history, before, torch.tensor(horizon), features.summary(t, layout.sizes))[0]
 
 
 def _own_units(columns: Tensor) -> dict[str, float]:

@@ -44,7 +44,7 @@ def group(names: Sequence[str], shapes: Sequence[Sequence[int]], most: int = MOS
             break
         layers = _in_ranges(list(found.items()), ranges)
     if len(layers) > most:
-        layers = [_joined(part) for part in _split(layers, most)]
+        layers = [_joined(part, " to ") for part in _split(layers, most)]
     return [_with_roles(name, members, shapes) for name, members in layers]
 
 
@@ -71,7 +71,7 @@ def _in_ranges(layers: _Layers, ranges: int) -> _Layers:
     for label, members in layers:
         numbered = re.fullmatch(r"((?:.+\.)?)\d+", label)
         stacks.setdefault(numbered[1] if numbered else label, []).append((label, members))
-    return [_range(part) for stack in stacks.values() for part in _split(stack, ranges)]
+    return [_joined(part, "-") for stack in stacks.values() for part in _split(stack, ranges)]
 
 
 def _split(layers: _Layers, parts: int) -> list[_Layers]:
@@ -81,15 +81,11 @@ def _split(layers: _Layers, parts: int) -> list[_Layers]:
     return [layers[a:b] for a, b in pairwise(ends)]
 
 
-def _range(part: _Layers) -> tuple[str, list[int]]:
-    last = part[-1][0].rpartition(".")[2]
-    label = part[0][0] if len(part) == 1 else f"{part[0][0]}-{last}"
-    return label, [i for _, members in part for i in members]
-
-
-def _joined(part: _Layers) -> tuple[str, list[int]]:
-    label = part[0][0] if len(part) == 1 else f"{part[0][0]} to {part[-1][0]}"
-    return label, [i for _, members in part for i in members]
+def _joined(part: _Layers, link: str) -> tuple[str, list[int]]:
+    """Neighbours as one; ranges ("-") end in the last number alone."""
+    first, last = part[0][0], part[-1][0]
+    end = last.rpartition(".")[2] if link == "-" else last
+    return first if len(part) == 1 else f"{first}{link}{end}", [i for _, members in part for i in members]
 
 
 def _with_roles(name: str, members: list[int], shapes: Sequence[Sequence[int]]) -> Group:

@@ -39,9 +39,10 @@ class ReadOuts(Optimizer):
     def _memories(self) -> Tensor:
         """What is remembered of every parameter tensor, `(tensors, MEMORY_SIZE)`; zeros before its first step."""
         rows = [self.state.get(p, {}).get("memory") for p in self._params()]
-        found = next((row for row in rows if row is not None), torch.zeros(()))
-        none = found.new_zeros(memory.MEMORY_SIZE)
-        return torch.stack([none if row is None else row.to(none.device) for row in rows]).detach()
+        device = next((row.device for row in rows if row is not None), None)
+        none = torch.zeros(memory.MEMORY_SIZE, device=device)
+        found = [none if row is None else row.detach().to(device) for row in rows]
+        return torch.stack(found) if found else none[None][:0]
 
     def learning_rates(self) -> list[float]:
         """Effective learning rate of every parameter tensor in the last step, in units of weight, in the groups' order.
@@ -108,12 +109,12 @@ class ReadOuts(Optimizer):
         Worked out from the state as it is, so that it is the same after loading; the readings of the gradients are
         those that the next step will see.
         """
-        params = [p for p in self._params() if p.numel()]
-        stepped = [p for p in params if "memory" in self.state.get(p, {})]
+        params = self._params()
+        stepped = [i for i, p in enumerate(params) if p.numel() and "memory" in self.state.get(p, {})]
         if not stepped or self._meta["stop"] is None:
             return []
-        memories = torch.stack([self.state[p]["memory"].detach() for p in stepped]).float().cpu()
-        shapes = [(*p.shape, 2) if p.is_complex() else p.shape for p in stepped]
+        shapes = [(*p.shape, 2) if p.is_complex() else p.shape for p in (params[i] for i in stepped)]
+        memories = self._memories()[stepped].float().cpu()
         horizon = float(self.param_groups[0]["total_steps"] or 0)
         run = memory.read_run(self._run().cpu())
         return evidence.gather(self._meta["stop"], memories, Layout.of(shapes), run, horizon)

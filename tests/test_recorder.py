@@ -288,6 +288,15 @@ def test_wrapped_optimizers_and_a_compiled_step(weights: str) -> None:
     assert recorder.recording.column("step").tolist() == [1, 2, 3]
 
 
+def test_without_parameters_there_is_nothing_to_record(weights: str) -> None:
+    optimizer = LearnedOptimizer([{"params": []}], weights=weights)
+    with Recorder(optimizer) as recorder:
+        optimizer.step()
+    assert recorder.recording.rows == []
+    assert recorder.latest() == scalars(optimizer) == {}
+    assert optimizer.stop_evidence() == []
+
+
 def test_it_holds_no_graph(weights: str) -> None:
     model, optimizer = made(weights)
     recorder = Recorder(optimizer, every=10)
