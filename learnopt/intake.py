@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+_WEIGHT_LIMIT = 1e30
+"""Weights count as no larger than this where a network is measured: units times a fan-in stay finite."""
+
 
 def check_steps(total_steps: object) -> None:
     """Refuse a `total_steps` that is neither None nor a whole number of at least 1."""
@@ -49,14 +52,16 @@ def one_device(params: list[Tensor]) -> torch.device:
 
 
 def loss_tensor(loss: Tensor | float, device: torch.device) -> Tensor:
-    """A loss as a tensor of shape `(1,)`; refuses what is not one number."""
+    """A loss as a float tensor of shape `(1,)`, float32 unless it is a float64; refuses what is not one number."""
     try:
         tensor = torch.as_tensor(loss).detach()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"loss must be one number, got {loss!r}") from None
     if tensor.numel() != 1:
         raise ValueError(f"loss must be one number, got shape {tuple(tensor.shape)}")
-    return tensor.reshape(1).to(device)
+    if tensor.is_complex():
+        raise ValueError(f"loss must be one real number, got {tensor.dtype}")
+    return tensor.reshape(1).to(device, torch.float64 if tensor.dtype == torch.float64 else torch.float32)
 
 
 def precision(params: list[Tensor]) -> torch.dtype:
@@ -76,7 +81,17 @@ def plain(x: Tensor, dtype: torch.dtype) -> Tensor:
     return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).to(dtype)
 
 
+def root_mean_square(x: Tensor) -> Tensor:
+    """Root mean square of all elements, shape `()`, float32; finite for every finite `x`."""
+    values = plain(x, torch.float32)
+    result = values.square().mean().sqrt()
+    if math.isfinite(result):
+        return result
+    return (values.clamp(-_WEIGHT_LIMIT, _WEIGHT_LIMIT) / _WEIGHT_LIMIT).square().mean().sqrt() * _WEIGHT_LIMIT
+
+
 def write(p: Tensor, values: Tensor) -> None:
-    """Put real values back into a parameter of any dtype."""
+    """Put real values back into a parameter of any dtype; what its dtype cannot hold becomes the largest it can."""
     target = torch.view_as_real(p) if p.is_complex() else p
-    target.copy_(values)
+    most = torch.finfo(target.dtype).max
+    target.copy_(values.clamp(-most, most) if most < torch.finfo(values.dtype).max else values)

@@ -19,6 +19,8 @@ from learnopt.read_outs import ReadOuts
 
 _GRADIENT_LIMIT = 1e15
 """Larger gradients are cut to this: sums of their squares would overflow float32."""
+_LOSS_LIMIT = 1e30
+"""Larger losses count as this: differences of them would overflow float32."""
 _BETAS = (0.9, 0.995)
 """In every group for schedulers that cycle the momentum (OneCycleLR, CyclicLR) and refuse optimizers without; the rule
 does not read them."""
@@ -126,6 +128,7 @@ class LearnedOptimizer(ReadOuts):
             return returned
         if largest > _GRADIENT_LIMIT:
             grads = [g.clamp(-_GRADIENT_LIMIT, _GRADIENT_LIMIT) for g in grads]
+        told = None if told is None else told.clamp(-_LOSS_LIMIT, _LOSS_LIMIT)
         grads = [-g if group["maximize"] else g for g, (_, group) in zip(grads, active, strict=True)]
         self._advance(active, grads, told)
         return returned
@@ -187,7 +190,7 @@ class LearnedOptimizer(ReadOuts):
     def _rms0(self, p: Tensor) -> Tensor:
         if "memory" in self.state.get(p, {}):
             return memory.field(self.state[p]["memory"], "rms0")[0]
-        return intake.plain(spread.whole(p).detach(), torch.float32).square().mean().sqrt()
+        return intake.root_mean_square(spread.whole(p))
 
     def _keep_run(self, packed: Tensor) -> None:
         keeper = self._run_keeper()

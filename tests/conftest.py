@@ -1,10 +1,11 @@
-"""Shared set-up: one thread, so that results do not depend on the machine."""
+"""Shared set-up: one thread, so that results do not depend on the machine; who takes the checks of optimizers."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -21,3 +22,19 @@ settings.register_profile(
     suppress_health_check=slow,
 )  # fmt: skip
 settings.load_profile("ci")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--judged", default="", help="optimizers that take the checks of torch's behaviours, separated by ;"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`info`: the record of every optimizer that is judged; by default those of the module's `JUDGED`, else two."""
+    if "info" in metafunc.fixturenames:
+        from torch_rivals import record
+
+        asked = metafunc.config.getoption("--judged")
+        labels = asked.split(";") if asked else getattr(metafunc.module, "JUDGED", ("LearnedOptimizer", "AdamW"))
+        metafunc.parametrize("info", [record(label) for label in labels], ids=labels)
