@@ -92,6 +92,6 @@ def root_mean_square(x: Tensor) -> Tensor:
 
 def write(p: Tensor, values: Tensor) -> None:
     """Put real values back into a parameter of any dtype; what its dtype cannot hold becomes the largest it can."""
-    target = torch.view_as_real(p) if p.is_complex() else p
-    most = torch.finfo(target.dtype).max
-    target.copy_(values.clamp(-most, most) if most < torch.finfo(values.dtype).max else values)
+    most = torch.finfo(p.dtype).max
+    values = values.clamp(-most, most) if most < torch.finfo(values.dtype).max else values
+    p.copy_(torch.view_as_complex(values.contiguous()) if p.is_complex() else values)

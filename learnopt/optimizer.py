@@ -148,6 +148,8 @@ class LearnedOptimizer(ReadOuts):
         own = [p for p, _ in active]
         device = own[0].device
         self._remember(own)
+        for i, p in enumerate(own):
+            inner_step.check_shapes(i, p, self.state[p])
         params = [spread.whole(p) for p in own]
         states = [{name: spread.whole(x) for name, x in self.state[p].items()} for p in own]
         work = Work(
@@ -259,6 +261,9 @@ class LearnedOptimizer(ReadOuts):
             raise ValueError(
                 f"state_dict belongs to meta-weights {found}, this optimizer has {self._meta['digest'][:12]}"
             )
+        saved = [i for g in state_dict["param_groups"] for i in g["params"]]
+        for number, (i, p) in enumerate(zip(saved, self._params(), strict=False)):  # torch says if they are not as many
+            inner_step.check_shapes(number, p, state_dict["state"].get(i, {}))
         return state_dict
 
     def _restore_precision(self, state_dict: dict[str, Any]) -> None:
@@ -266,4 +271,5 @@ class LearnedOptimizer(ReadOuts):
         saved = [i for g in state_dict["param_groups"] for i in g["params"]]
         for i, p in zip(saved, self._params(), strict=True):
             for key, value in state_dict["state"].get(i, {}).items():
-                self.state[p][key] = value.detach().to(p.device, copy=True)
+                kept = torch.float32 if key in ("memory", "run") else value.dtype
+                self.state[p][key] = value.detach().to(p.device, kept, copy=True)

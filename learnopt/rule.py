@@ -248,9 +248,7 @@ def advance(
         means = [products[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2), (1, 3))]
         statistics = torch.stack([*means, weight.mean(-1), square.mean(-1)], -1)
     else:
-        statistics = torch.stack(
-            [a0 * a0, a1 * a1, b * b, x[:, 3], a0 * b, x[:, 4], a1 * relative, weight, square], -1
-        )
+        statistics = torch.stack([a0 * a0, a1 * a1, b * b, x[:, 3], a0 * b, x[:, 4], a1 * relative, weight, square], -1)
     return Move(new.view(size), fast.view(size), average.view(size), square.view(size), statistics)
 
 

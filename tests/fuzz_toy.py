@@ -55,7 +55,11 @@ def specs(long: bool = True) -> st.SearchStrategy[Spec]:
     shapes = st.sampled_from(SHAPES) | st.sampled_from(SHAPES + LONG if long else SHAPES)
     dtypes = st.just(torch.float32) | st.sampled_from(DTYPES)
     return st.builds(
-        Spec, shapes, dtypes, st.just("plain") | st.sampled_from(LAYOUTS), st.sampled_from([1.0, 0.0, 1e-3, 1e3, 6e4, 1e15, 1e-15, 1e30, 1e-30])
+        Spec,
+        shapes,
+        dtypes,
+        st.just("plain") | st.sampled_from(LAYOUTS),
+        st.sampled_from([1.0, 0.0, 1e-3, 1e3, 6e4, 1e15, 1e-15, 1e30, 1e-30]),
     )
 
 

@@ -1,0 +1,132 @@
+"""`LearnedOptimizer` at the limits of numbers and shapes: what the property tests found, one plain test each."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from optimizer_toy import assert_same, busy_weights, network, snapshot, train, values
+from torch import Tensor, nn
+
+from learnopt import LearnedOptimizer
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return busy_weights(tmp_path_factory.mktemp("weights"))
+
+
+def test_the_state_of_other_shapes_is_refused(weights: str) -> None:
+    """It was written to beyond its end by the kernel."""
+    model = network()
+    optimizer = LearnedOptimizer(model.parameters(), weights=weights)
+    train(model, optimizer, range(2))
+    other = nn.Sequential(nn.Linear(50, 70), nn.LayerNorm(70), nn.Tanh(), nn.Linear(70, 20))
+    fresh = LearnedOptimizer(other.parameters(), lr=0.3, weights=weights)
+    with pytest.raises(ValueError, match=r"state 'exp_avg' of parameter 0 must have shape \(70, 50\), got \(7, 5\)"):
+        fresh.load_state_dict(optimizer.state_dict())
+    assert fresh.param_groups[0]["lr"] == 0.3
+    assert not fresh.state
+
+
+@pytest.mark.parametrize("stale", ["state", "gradient"])
+def test_parameters_that_are_given_another_shape(stale: str, weights: str) -> None:
+    p = nn.Parameter(torch.ones(2, 3))
+    optimizer = LearnedOptimizer([p], weights=weights)
+    for _ in range(2):
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    p.data = torch.ones(200, 300)
+    if stale == "state":
+        p.grad = torch.ones_like(p)
+    else:
+        optimizer.state.clear()
+    with pytest.raises((ValueError, RuntimeError), match=r"must have shape|size"):
+        optimizer.step()
+    assert (p == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_recurrent_state_saved_in_another_precision_is_read_as_float32(dtype: torch.dtype, weights: str) -> None:
+    model = network()
+    optimizer = LearnedOptimizer(model.parameters(), weights=weights)
+    train(model, optimizer, range(2))
+    state = copy.deepcopy(optimizer.state_dict())
+    for entry in state["state"].values():
+        entry.update({k: v.to(dtype) for k, v in entry.items()})
+    optimizer.load_state_dict(state)
+    train(model, optimizer, range(2, 5))
+    kept = [v for s in optimizer.state.values() for k, v in s.items() if k in ("memory", "run")]
+    assert {v.dtype for v in kept} == {torch.float32}
+    assert all(v.isfinite().all() for v in [*values(model), *snapshot(optimizer)])
+
+
+def test_losses_that_swing_from_end_to_end_of_float32(weights: str) -> None:
+    """The difference of two of them is not finite."""
+    p = nn.Parameter(torch.ones(3, 3))
+    optimizer = LearnedOptimizer([p], weights=weights)
+    for loss in (3e38, -3e38, 3e38, 1.0):
+        p.grad = torch.ones_like(p)
+        optimizer.step(loss=loss)
+    assert optimizer.skipped_steps == 0
+    assert all(x.isfinite().all() for x in [p, *optimizer.state[p].values()])
+
+
+@pytest.mark.parametrize("loss", [
+    torch.tensor(2.0, dtype=torch.float16), torch.tensor(2.0, dtype=torch.float64), torch.tensor(2), 2, True,
+    torch.tensor([[2.0]], requires_grad=True),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_losses_of_every_type(loss: Tensor | float, dtype: torch.dtype, weights: str) -> None:
+    ends = []
+    for told in (loss, 1.0 if loss is True else 2.0):
+        p = nn.Parameter(torch.ones(3, 3, dtype=dtype))
+        optimizer = LearnedOptimizer([p], weights=weights)
+        for _ in range(2):
+            p.grad = torch.ones_like(p)
+            optimizer.step(loss=told)
+        ends.append(p)
+    assert torch.equal(*ends)
+
+
+def test_complex_losses_are_refused(weights: str) -> None:
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    with pytest.raises(ValueError, match=r"loss must be one real number, got torch.complex64"):
+        LearnedOptimizer([p], weights=weights).step(loss=torch.tensor(1j))
+    assert (p == 1).all()
+
+
+@pytest.mark.parametrize("others", [torch.float32, torch.float16])
+@pytest.mark.parametrize("size", [1e20, 1e30])
+def test_weights_whose_squares_are_not_finite(size: float, others: torch.dtype, weights: str) -> None:
+    """One of them made all statistics NaN."""
+    params = [nn.Parameter(torch.tensor(size)), nn.Parameter(torch.ones(4, dtype=others))]
+    optimizer = LearnedOptimizer(params, weights=weights)
+    for _ in range(4):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert all(p.isfinite().all() for p in params)
+    assert not any(v.isnan().any() for p in params for v in optimizer.state[p].values())
+
+
+def test_half_precision_weights_stop_at_their_limit(weights: str) -> None:
+    p = nn.Parameter(torch.full((4,), 65_000.0, dtype=torch.float16))
+    optimizer = LearnedOptimizer([p], weights=weights)
+    for _ in range(9):
+        p.grad = -torch.ones_like(p)
+        optimizer.step()
+    assert (p == torch.finfo(torch.float16).max).all()
+
+
+def test_conjugated_parameters_move(weights: str) -> None:
+    start = torch.randn(3, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for p in (nn.Parameter(start.clone().conj()), nn.Parameter(start.conj().resolve_conj())):
+        p.grad = torch.ones_like(p)
+        LearnedOptimizer([p], weights=weights).step()
+        ends.append(p.detach().resolve_conj())
+    assert_same(*([x] for x in ends))
+    assert not torch.equal(ends[0], start.conj())
