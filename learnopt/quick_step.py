@@ -89,7 +89,7 @@ class _Bound:
         self.size = sum(p.numel() for p in params)
         self._options = in_place.Options(torch.ones(n), torch.full((n,), math.nan))
         self._set: list[float] = []
-        self._known: list[Tensor | None] = [None] * (len(MOMENTS) + 1) * n
+        self._known: Sequence[Tensor | None] = [None] * (len(MOMENTS) + 1) * n
         self.net = in_place.InPlaceNet(theta, layout, 1, self._options)
 
     def knows(self, tensors: Sequence[Tensor]) -> bool:

@@ -18,6 +18,8 @@ LAYOUTS = ["plain", "transposed", "sliced"]
 GRADIENTS = ["usual", "zero", "none", "tiny", "denormal", "1e-30", "1e30", "largest", "outlier", "sparse", "expanded"]
 """Kinds of finite gradients."""
 BAD = [math.nan, math.inf, -math.inf]
+SCALES = [1.0, 0.0, 1e-3, 1e3, 6e4, 1e15, 1e-15, 1e30, 1e-30]
+"""Sizes of the weights; more than their type holds is cut."""
 LOSSES = [None, 0.0, 1.0, -3.0, 1e30, -1e30, 1e-30, -1e-30, 1e-42, 3e38]
 
 
@@ -59,7 +61,7 @@ def specs(long: bool = True) -> st.SearchStrategy[Spec]:
         shapes,
         dtypes,
         st.just("plain") | st.sampled_from(LAYOUTS),
-        st.sampled_from([1.0, 0.0, 1e-3, 1e3, 6e4, 1e15, 1e-15, 1e30, 1e-30]),
+        st.sampled_from(SCALES),
     )
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from fuzz_toy import BAD, GRADIENTS, LOSSES, Spec, gradient, options, specs, spoil
-from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from optimizer_toy import busy_weights
@@ -128,16 +127,16 @@ class Life(RuleBasedStateMachine):
         finite = all(g.isfinite().all() for g in dense) and (loss is None or math.isfinite(loss))
         for side in (self.own, self.twin):
             before, skipped = side.snapshot(), side.optimizer.skipped_steps
-            given = [None if g is None else g.clone() for g in grads]
-            for p, g in zip(side.params, given, strict=True):
+            offered = [None if g is None else g.clone() for g in grads]
+            for p, g in zip(side.params, offered, strict=True):
                 p.grad = g
             told = loss if loss is None or closed else torch.tensor(loss)
             if closed:
                 assert side.optimizer.step(lambda told=told: told) is told  # type: ignore[misc]
             else:
                 side.optimizer.step(loss=told)
-            assert all(p.grad is g for p, g in zip(side.params, given, strict=True))
-            for g, kept in zip(given, grads, strict=True):
+            assert all(p.grad is g for p, g in zip(side.params, offered, strict=True))
+            for g, kept in zip(offered, grads, strict=True):
                 assert (g is None) == (kept is None)
                 assert g is None or torch.equal(g.to_dense().nan_to_num(3.0), kept.to_dense().nan_to_num(3.0))
             assert side.optimizer.skipped_steps == skipped + (bool(active) and not finite)

@@ -38,8 +38,6 @@ def test_errors(info: OptimizerInfo) -> None:
 def test_it_goes_in_the_right_direction(info: OptimizerInfo, contiguous: bool, scheduled: bool) -> None:
     for schedules in info.scheduler_inputs if scheduled else ((),):
         for name, kwargs in cases(info):
-            if schedules and isinstance(kwargs.get("lr"), Tensor) and info.name == "AdamW":
-                kwargs["lr"] = kwargs["lr"].clone()  # schedulers change it in place
             line = Line(contiguous)
             optimizer = info.optim_cls(line.params, **kwargs)
             first = line.closure(optimizer)()
@@ -125,7 +123,10 @@ def as_real(x: Tensor) -> Tensor:
     return torch.view_as_real(x) if x.is_complex() else x
 
 
-def test_a_complex_vector_moves_as_two_real_ones(info: OptimizerInfo) -> None:
+def test_a_complex_vector_moves_as_two_real_ones(info: OptimizerInfo, request: pytest.FixtureRequest) -> None:
+    if info.name == "LearnedOptimizer":
+        reason = "decides per tensor: one tensor is not two; as a pair of numbers, in one tensor, it moves the same"
+        request.applymarker(pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True))
     for _, kwargs in cases(info):
         whole = nn.Parameter(torch.randn(2, dtype=torch.complex64))
         parts = [nn.Parameter(part.detach().clone()) for part in (whole.real, whole.imag)]

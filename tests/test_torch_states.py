@@ -1,4 +1,4 @@
-"""What torch's tests ask of every optimizer's states, copies and hooks (`TestOptimRenewed`): 23 of the 42 behaviours."""
+"""What torch's tests ask of every optimizer's states, copies and hooks (`TestOptimRenewed`): 23 of the 42."""
 
 from __future__ import annotations
 
@@ -175,8 +175,9 @@ def test_load_state_dict_hooks(info: OptimizerInfo, hooks: str) -> None:
 
 @pytest.mark.parametrize("hooks", ["before", "after", "all"])
 def test_step_hooks(info: OptimizerInfo, hooks: str) -> None:
+    calls: list[str] = []
     for _, kwargs in cases(info):
-        calls: list[str] = []
+        calls.clear()
         params = [torch.ones(2)]
         optimizer, second = info.optim_cls(params, **kwargs), torch.optim.SGD(params)
         handles = [
