@@ -3,13 +3,14 @@
     pip install prodigyopt schedulefree lion-pytorch adabelief-pytorch dadaptation pytorch-optimizer heavyball
     python benchmarks/conformance.py --out results/conformance
 
-The checks are the project's own tests (tests/test_torch_*.py, and the two ranks of tests/test_optimizer_distributed.py),
+The checks are the project's own tests (tests/test_torch_*.py and the two ranks of tests/test_optimizer_distributed.py),
 run for one optimizer after the other, each in a process of its own. Warnings fail nobody here.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -127,8 +128,6 @@ def main() -> None:
         rows.append(row | {"checks": judge(label, chosen.only)})
         print(f"{label:32s} {', '.join(counts(rows[-1]))}", flush=True)
     path = write_record(chosen.out / "conformance.json", optimizers=rows)
-    import json
-
     record = json.loads(path.read_text())
     write_bytes(chosen.out / "conformance.md", matrix(record).encode())
     print(table(record), f"wrote {path}", sep="\n")

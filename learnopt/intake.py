@@ -9,11 +9,12 @@ from torch import Tensor
 
 _WEIGHT_LIMIT = 1e30
 """Weights count as no larger than this where a network is measured: units times a fan-in stay finite."""
+_MOST_STEPS = 2**63
 
 
 def check_steps(total_steps: object) -> None:
     """Refuse a `total_steps` that is neither None nor a whole number of at least 1."""
-    whole = isinstance(total_steps, int) and not isinstance(total_steps, bool) and total_steps >= 1
+    whole = isinstance(total_steps, int) and not isinstance(total_steps, bool) and 1 <= total_steps < _MOST_STEPS
     if total_steps is not None and not whole:
         raise ValueError(f"total_steps must be a whole number of at least 1, or None, got {total_steps!r}")
 
@@ -30,9 +31,10 @@ def check_options(lr: float | Tensor, weight_decay: float | None) -> None:
 
 def _in_range(value: object) -> bool:
     try:
-        return 0 <= float(value) < math.inf  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         return False
+    return not isinstance(value, (str, bytes)) and 0 <= number <= torch.finfo(torch.float32).max
 
 
 def numbers(values: list[float | Tensor], like: Tensor) -> Tensor:
@@ -49,6 +51,15 @@ def one_device(params: list[Tensor]) -> torch.device:
         found = ", ".join(sorted(map(str, devices)))
         raise ValueError(f"parameters of one optimizer must be on one device, got {found}; use one optimizer for each")
     return devices.pop()
+
+
+def check_not_captured(device: torch.device) -> None:
+    """Refuse a step that a CUDA graph is to capture: it looks at numbers to decide."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "a step of LearnedOptimizer cannot be captured in a CUDA graph; capture the model's passes alone, as "
+            "torch.cuda.make_graphed_callables does, and step outside"
+        )
 
 
 def loss_tensor(loss: Tensor | float, device: torch.device) -> Tensor:

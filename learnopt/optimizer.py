@@ -113,6 +113,7 @@ class LearnedOptimizer(ReadOuts):
         if not active:
             return returned
         device = intake.one_device([p for p, _ in active])
+        intake.check_not_captured(device)
         told = None if loss is None else spread.average(intake.loss_tensor(loss, device), self._group)
         if told is not None and self.param_groups[0]["maximize"]:
             told = -told

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from fuzz_toy import BAD, GRADIENTS, LOSSES, Spec, gradient, options, specs, spoil
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from optimizer_toy import busy_weights
@@ -95,6 +96,11 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
     return len(a) == len(b) and all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
 
 
+def same_gradients(a: list[Tensor | None], b: list[Tensor | None]) -> bool:
+    pairs = [(x.to_dense(), y.to_dense()) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    return all(torch.equal(x.nan_to_num(3.0), y.nan_to_num(3.0)) for x, y in pairs)
+
+
 class Life(RuleBasedStateMachine):
     """One optimizer and a copy that was saved and loaded on the way; whatever happens, happens to both."""
 
@@ -125,20 +131,18 @@ class Life(RuleBasedStateMachine):
         active = [g for g in grads if g is not None and g.numel()]
         dense = [g.to_dense() if g.is_sparse else g for g in active]
         finite = all(g.isfinite().all() for g in dense) and (loss is None or math.isfinite(loss))
+        kept = [None if g is None else g.clone() for g in grads]
         for side in (self.own, self.twin):
             before, skipped = side.snapshot(), side.optimizer.skipped_steps
-            offered = [None if g is None else g.clone() for g in grads]
-            for p, g in zip(side.params, offered, strict=True):
+            for p, g in zip(side.params, grads, strict=True):
                 p.grad = g
             told = loss if loss is None or closed else torch.tensor(loss)
             if closed:
                 assert side.optimizer.step(lambda told=told: told) is told  # type: ignore[misc]
             else:
                 side.optimizer.step(loss=told)
-            assert all(p.grad is g for p, g in zip(side.params, offered, strict=True))
-            for g, kept in zip(offered, grads, strict=True):
-                assert (g is None) == (kept is None)
-                assert g is None or torch.equal(g.to_dense().nan_to_num(3.0), kept.to_dense().nan_to_num(3.0))
+            assert all(p.grad is g for p, g in zip(side.params, grads, strict=True))
+            assert same_gradients(grads, kept)
             assert side.optimizer.skipped_steps == skipped + (bool(active) and not finite)
             if not finite or not active:
                 params = len(side.params)
@@ -195,3 +199,42 @@ class TestLifeWithoutKernel(LifeWithoutKernel.TestCase):  # type: ignore[misc]
     @pytest.fixture(autouse=True)
     def no_kernel(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(library, "load", lambda: None)
+
+
+numbers = st.floats() | st.integers() | st.integers(10**300, 10**310)
+anything = (
+    st.none() | st.booleans() | numbers | st.text(max_size=2) | st.sampled_from(["1.5", "inf"])
+    | st.complex_numbers() | st.lists(st.floats(), max_size=2) | st.just(torch.ones(2)) | st.floats().map(torch.tensor)
+)  # fmt: skip
+
+
+def one_step(loss: Any = None, **settings: Any) -> nn.Parameter:
+    p = nn.Parameter(torch.ones(3, 2))
+    optimizer = LearnedOptimizer([p], weights=WEIGHTS[0], **settings)
+    p.grad = torch.ones_like(p)
+    optimizer.step(loss=loss)
+    return p
+
+
+@given(total_steps=anything, lr=anything, weight_decay=anything)
+def test_settings_work_or_are_named(total_steps: Any, lr: Any, weight_decay: Any) -> None:
+    for settings in ({"total_steps": total_steps}, {"lr": lr}, {"weight_decay": weight_decay}):
+        ((name, value),) = settings.items()
+        try:
+            p = one_step(**settings)
+        except ValueError as error:
+            assert name in str(error)  # noqa: PT017
+        else:
+            assert not isinstance(value, str)
+            assert p.isfinite().all() or float(value) > 1e6
+
+
+@given(loss=anything)
+def test_losses_work_or_are_named(loss: Any) -> None:
+    try:
+        p = one_step(loss)
+    except ValueError as error:
+        assert str(error).startswith("loss must be one")  # noqa: PT017
+    else:
+        assert not isinstance(loss, str)
+        assert p.isfinite().all()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from optimizer_toy import assert_same, busy_weights, network, snapshot, train, values
 from torch import Tensor, nn
 
-from learnopt import LearnedOptimizer
+from learnopt import LearnedOptimizer, intake
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +131,62 @@ def test_conjugated_parameters_move(weights: str) -> None:
         ends.append(p.detach().resolve_conj())
     assert_same(*([x] for x in ends))
     assert not torch.equal(ends[0], start.conj())
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("lr", "0.5"), ("lr", 10**400), ("lr", 1e39), ("lr", 1j), ("lr", torch.tensor(1j)), ("weight_decay", "0.5"),
+    ("weight_decay", 1e39), ("total_steps", 10**400), ("total_steps", "9"),
+], ids=str)  # fmt: skip
+def test_settings_that_are_no_number_of_float32(name: str, value: Any, weights: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        LearnedOptimizer([nn.Parameter(torch.ones(2))], weights=weights, **{name: value})
+
+
+def test_expanded_parameters_are_refused_by_torch(weights: str) -> None:
+    """Several elements in one place of memory: AdamW's step fails in the same words."""
+    for cls, extra in ((LearnedOptimizer, {"weights": weights}), (torch.optim.AdamW, {})):
+        p = nn.Parameter(torch.ones(1).expand(3))
+        p.grad = torch.ones(3)
+        with pytest.raises(RuntimeError, match="single memory location"):
+            cls([p], **extra).step()
+        assert (p == 1).all()
+
+
+def test_expanded_gradients_are_as_others(weights: str) -> None:
+    ends = []
+    for grad in (torch.full((1, 1), 0.5).expand(4, 3), torch.full((4, 3), 0.5)):
+        p = nn.Parameter(torch.ones(4, 3))
+        optimizer = LearnedOptimizer([p], weights=weights)
+        for _ in range(3):
+            p.grad = grad
+            optimizer.step()
+        ends.append(p)
+    assert torch.equal(*ends)
+
+
+def test_a_very_long_vector(weights: str) -> None:
+    """Moved in parts, which threads may share; the same as by torch."""
+    ends = []
+    for double in (False, True):
+        g = torch.Generator().manual_seed(0)
+        p = nn.Parameter(torch.randn(1_500_000, generator=g).to(torch.float64 if double else torch.float32))
+        optimizer = LearnedOptimizer([p], weights=weights)
+        for _ in range(3):
+            p.grad = torch.randn(p.shape, generator=g).to(p.dtype)
+            optimizer.step(loss=1.0)
+        ends.append(p.detach().float())
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-5)
+
+
+def test_trainers_find_no_modes_to_call() -> None:
+    """Trainers that know Schedule-Free call `train` and `eval` of optimizers that have them."""
+    assert not {"train", "eval"} & set(dir(LearnedOptimizer))
+
+
+def test_it_says_that_a_step_cannot_be_captured(monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    monkeypatch.setattr(intake, "one_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match=r"cannot be captured in a CUDA graph.*make_graphed_callables"):
+        LearnedOptimizer([p], weights=weights).step()
