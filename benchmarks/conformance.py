@@ -120,9 +120,11 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of tests, as pytest's -k")
     chosen = parser.parse_args()
     rows = []
-    for label in chosen.optimizers.split(";"):
+    labels = chosen.optimizers.split(";")
+    for label in labels:
         if label not in CLASSES:
             parser.error(f"unknown optimizer {label!r}; choose from: {', '.join(CLASSES)}")
+    for label in labels:
         package = CLASSES[label][0]
         row = {"label": label, "package": package, "version": metadata.version(package)}
         rows.append(row | {"checks": judge(label, chosen.only)})

@@ -190,3 +190,43 @@ def test_it_says_that_a_step_cannot_be_captured(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match=r"cannot be captured in a CUDA graph.*make_graphed_callables"):
         LearnedOptimizer([p], weights=weights).step()
+
+
+@pytest.mark.parametrize("decay", [None, 0.0])
+def test_zero_gradients_at_first_leave_weights_to_the_bit(decay: float | None, weights: str) -> None:
+    model = network()
+    before = values(model)
+    optimizer = LearnedOptimizer(model.parameters(), weight_decay=decay, weights=weights)
+    for _ in range(3):
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+    assert_same(before, values(model))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_what_never_had_a_gradient_stays(sparse: bool, weights: str) -> None:
+    embed = nn.Embedding(9, 4, sparse=sparse)
+    before = embed.weight.detach().clone()
+    optimizer = LearnedOptimizer(embed.parameters(), weight_decay=0.0, weights=weights)
+    for t in range(10):
+        optimizer.zero_grad()
+        embed(torch.tensor([1, 2 + t % 3])).square().sum().backward()
+        optimizer.step()
+    moved = (embed.weight != before).any(1)
+    assert moved.tolist() == [False, True, True, True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_states_follow_parameters_to_another_precision(dtype: torch.dtype, weights: str) -> None:
+    model = network()
+    optimizer = LearnedOptimizer(model.parameters(), weights=weights)
+    train(model, optimizer, range(3))
+    other = network(dtype=dtype)
+    other.load_state_dict(model.state_dict())
+    again = LearnedOptimizer(other.parameters(), weights=weights)
+    again.load_state_dict(optimizer.state_dict())
+    train(model, optimizer, range(3, 6))
+    train(other, again, range(3, 6))
+    for p, q in zip(other.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(p.float(), q, rtol=0.05, atol=0.02)
