@@ -10,6 +10,7 @@ from torch import Tensor
 _WEIGHT_LIMIT = 1e30
 """Weights count as no larger than this where a network is measured: units times a fan-in stay finite."""
 _MOST_STEPS = 2**63
+"""A `total_steps` is a number that a machine can count to."""
 
 
 def check_steps(total_steps: object) -> None:
