@@ -106,4 +106,4 @@ def write(p: Tensor, values: Tensor) -> None:
     """Put real values back into a parameter of any dtype; what its dtype cannot hold becomes the largest it can."""
     most = torch.finfo(p.dtype).max
     values = values.clamp(-most, most) if most < torch.finfo(values.dtype).max else values
-    p.copy_(torch.view_as_complex(values.contiguous()) if p.is_complex() else values)
+    p.copy_(torch.complex(*values.unbind(-1)) if p.is_complex() else values)

@@ -122,6 +122,17 @@ def test_half_precision_weights_stop_at_their_limit(weights: str) -> None:
     assert (p == torch.finfo(torch.float16).max).all()
 
 
+def test_complex_numbers_after_an_odd_number_of_real_ones(weights: str) -> None:
+    """Joined in memory, the complex ones begin in the middle of a pair."""
+    params = [nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(1.0 + 2.0j))]
+    optimizer = LearnedOptimizer(params, weights=weights)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert params[1].real < 1
+    assert params[1].isfinite()
+
+
 def test_conjugated_parameters_move(weights: str) -> None:
     start = torch.randn(3, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     ends = []
