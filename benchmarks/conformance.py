@@ -70,6 +70,15 @@ def reason(case: ET.Element) -> str:
     return ""
 
 
+def updated(old: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of an older record with the checks that were made again, and those of new optimizers."""
+    kept = {row["label"]: row for row in old.get("optimizers", [])}
+    for row in rows:
+        before = kept.get(row["label"], row)["checks"]
+        kept[row["label"]] = row | {"checks": {file: before[file] | found for file, found in row["checks"].items()}}
+    return list(kept.values())
+
+
 def counts(row: dict[str, Any]) -> list[str]:
     """Passed of all, of the behaviours and of the checks around them."""
     results = [[why for name in names for why in row["checks"][name].values()] for names in (BEHAVIOURS, AROUND)]
@@ -117,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/conformance"))
     parser.add_argument("--optimizers", default=";".join(CLASSES), help="separated by ;")
-    parser.add_argument("--only", default="", help="names of tests, as pytest's -k")
+    parser.add_argument("--only", default="", help="names of tests, as pytest's -k; the record keeps all others")
     chosen = parser.parse_args()
     rows = []
     labels = chosen.optimizers.split(";")
@@ -129,7 +138,10 @@ def main() -> None:
         row = {"label": label, "package": package, "version": metadata.version(package)}
         rows.append(row | {"checks": judge(label, chosen.only)})
         print(f"{label:32s} {', '.join(counts(rows[-1]))}", flush=True)
-    path = write_record(chosen.out / "conformance.json", optimizers=rows)
+    path = chosen.out / "conformance.json"
+    old = json.loads(path.read_text()) if path.exists() and chosen.only else {}
+    earlier = [{key: old[key] for key in ("command", "date", "commit")}] if old else []
+    write_record(path, earlier=[*old.get("earlier", []), *earlier], optimizers=updated(old, rows))
     record = json.loads(path.read_text())
     write_bytes(chosen.out / "conformance.md", matrix(record).encode())
     print(table(record), f"wrote {path}", sep="\n")
