@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -41,13 +42,14 @@ def advance(work: Work, theta: Tensor, unpacked: dict[str, Tensor]) -> tuple[Ten
 
 
 def _fits(work: Work) -> bool:
-    moments = [state[name] for state in work.states for name in MOMENTS]
-    tensors = [*work.params, *moments]
+    states = [state[name] for state in work.states for name in (*MOMENTS, "memory")]
+    tensors = [*work.params, *states, work.run]
     simple = all(
         t.layout == torch.strided and t.is_contiguous() and not t.is_neg() and type(t) in (Tensor, torch.nn.Parameter)
         for t in tensors
     )
-    return simple and in_place.available([*tensors, *work.grads])
+    alike = all(g.shape == p.shape for p, g in zip(work.params, work.grads, strict=True))
+    return simple and alike and in_place.available([*tensors, *work.grads])
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # pointers mean nothing to a tracer
@@ -118,6 +120,18 @@ def _scaled(decision: Decision, groups: list[dict[str, Any]]) -> Decision:
     return decision._replace(
         step_size=step_size, decay=decay, given_decay=given, pull=(decision.pull * lr).clamp(max=1.0)
     )
+
+
+def check_shapes(number: int, p: Tensor, state: Mapping[str, Tensor]) -> None:
+    """Refuse the state of another parameter: kernels do not look where memory ends."""
+    expected: dict[str, tuple[int, ...]] = {"run": (memory.RUN_SIZE,)} if "run" in state else {}
+    if "memory" in state:
+        shape = (*p.shape, 2) if p.is_complex() else tuple(p.shape)
+        expected |= {"memory": (memory.MEMORY_SIZE,), **dict.fromkeys(MOMENTS, shape)}
+    for name, shape in expected.items():
+        found = tuple(state[name].shape) if name in state else None
+        if found != shape:
+            raise ValueError(f"state {name!r} of parameter {number} must have shape {shape}, got {found}")
 
 
 def large_state(p: Tensor) -> dict[str, Tensor]:

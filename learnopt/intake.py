@@ -7,10 +7,15 @@ import math
 import torch
 from torch import Tensor
 
+_WEIGHT_LIMIT = 1e30
+"""Weights count as no larger than this where a network is measured: units times a fan-in stay finite."""
+_MOST_STEPS = 2**63
+"""A `total_steps` is a number that a machine can count to."""
+
 
 def check_steps(total_steps: object) -> None:
     """Refuse a `total_steps` that is neither None nor a whole number of at least 1."""
-    whole = isinstance(total_steps, int) and not isinstance(total_steps, bool) and total_steps >= 1
+    whole = isinstance(total_steps, int) and not isinstance(total_steps, bool) and 1 <= total_steps < _MOST_STEPS
     if total_steps is not None and not whole:
         raise ValueError(f"total_steps must be a whole number of at least 1, or None, got {total_steps!r}")
 
@@ -27,9 +32,10 @@ def check_options(lr: float | Tensor, weight_decay: float | None) -> None:
 
 def _in_range(value: object) -> bool:
     try:
-        return 0 <= float(value) < math.inf  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         return False
+    return not isinstance(value, (str, bytes)) and 0 <= number <= torch.finfo(torch.float32).max
 
 
 def numbers(values: list[float | Tensor], like: Tensor) -> Tensor:
@@ -48,15 +54,26 @@ def one_device(params: list[Tensor]) -> torch.device:
     return devices.pop()
 
 
+def check_not_captured(device: torch.device) -> None:
+    """Refuse a step that a CUDA graph is to capture: it looks at numbers to decide."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "a step of LearnedOptimizer cannot be captured in a CUDA graph; capture the model's passes alone, as "
+            "torch.cuda.make_graphed_callables does, and step outside"
+        )
+
+
 def loss_tensor(loss: Tensor | float, device: torch.device) -> Tensor:
-    """A loss as a tensor of shape `(1,)`; refuses what is not one number."""
+    """A loss as a float tensor of shape `(1,)`, float32 unless it is a float64; refuses what is not one number."""
     try:
         tensor = torch.as_tensor(loss).detach()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"loss must be one number, got {loss!r}") from None
     if tensor.numel() != 1:
         raise ValueError(f"loss must be one number, got shape {tuple(tensor.shape)}")
-    return tensor.reshape(1).to(device)
+    if tensor.is_complex():
+        raise ValueError(f"loss must be one real number, got {tensor.dtype}")
+    return tensor.reshape(1).to(device, torch.float64 if tensor.dtype == torch.float64 else torch.float32)
 
 
 def precision(params: list[Tensor]) -> torch.dtype:
@@ -76,7 +93,17 @@ def plain(x: Tensor, dtype: torch.dtype) -> Tensor:
     return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).to(dtype)
 
 
+def root_mean_square(x: Tensor) -> Tensor:
+    """Root mean square of all elements, shape `()`, float32; finite for every finite `x`."""
+    values = plain(x, torch.float32)
+    result = values.square().mean().sqrt()
+    if math.isfinite(result):
+        return result
+    return (values.clamp(-_WEIGHT_LIMIT, _WEIGHT_LIMIT) / _WEIGHT_LIMIT).square().mean().sqrt() * _WEIGHT_LIMIT
+
+
 def write(p: Tensor, values: Tensor) -> None:
-    """Put real values back into a parameter of any dtype."""
-    target = torch.view_as_real(p) if p.is_complex() else p
-    target.copy_(values)
+    """Put real values back into a parameter of any dtype; what its dtype cannot hold becomes the largest it can."""
+    most = torch.finfo(p.dtype).max
+    values = values.clamp(-most, most) if most < torch.finfo(values.dtype).max else values
+    p.copy_(torch.complex(*values.unbind(-1)) if p.is_complex() else values)

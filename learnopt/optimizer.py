@@ -19,6 +19,8 @@ from learnopt.read_outs import ReadOuts
 
 _GRADIENT_LIMIT = 1e15
 """Larger gradients are cut to this: sums of their squares would overflow float32."""
+_LOSS_LIMIT = 1e30
+"""Larger losses count as this: differences of them would overflow float32."""
 _BETAS = (0.9, 0.995)
 """In every group for schedulers that cycle the momentum (OneCycleLR, CyclicLR) and refuse optimizers without; the rule
 does not read them."""
@@ -111,6 +113,7 @@ class LearnedOptimizer(ReadOuts):
         if not active:
             return returned
         device = intake.one_device([p for p, _ in active])
+        intake.check_not_captured(device)
         told = None if loss is None else spread.average(intake.loss_tensor(loss, device), self._group)
         if told is not None and self.param_groups[0]["maximize"]:
             told = -told
@@ -126,6 +129,7 @@ class LearnedOptimizer(ReadOuts):
             return returned
         if largest > _GRADIENT_LIMIT:
             grads = [g.clamp(-_GRADIENT_LIMIT, _GRADIENT_LIMIT) for g in grads]
+        told = None if told is None else told.clamp(-_LOSS_LIMIT, _LOSS_LIMIT)
         grads = [-g if group["maximize"] else g for g, (_, group) in zip(grads, active, strict=True)]
         self._advance(active, grads, told)
         return returned
@@ -145,6 +149,8 @@ class LearnedOptimizer(ReadOuts):
         own = [p for p, _ in active]
         device = own[0].device
         self._remember(own)
+        for i, p in enumerate(own):
+            inner_step.check_shapes(i, p, self.state[p])
         params = [spread.whole(p) for p in own]
         states = [{name: spread.whole(x) for name, x in self.state[p].items()} for p in own]
         work = Work(
@@ -187,7 +193,7 @@ class LearnedOptimizer(ReadOuts):
     def _rms0(self, p: Tensor) -> Tensor:
         if "memory" in self.state.get(p, {}):
             return memory.field(self.state[p]["memory"], "rms0")[0]
-        return intake.plain(spread.whole(p).detach(), torch.float32).square().mean().sqrt()
+        return intake.root_mean_square(spread.whole(p))
 
     def _keep_run(self, packed: Tensor) -> None:
         keeper = self._run_keeper()
@@ -256,6 +262,9 @@ class LearnedOptimizer(ReadOuts):
             raise ValueError(
                 f"state_dict belongs to meta-weights {found}, this optimizer has {self._meta['digest'][:12]}"
             )
+        saved = [i for g in state_dict["param_groups"] for i in g["params"]]
+        for number, (i, p) in enumerate(zip(saved, self._params(), strict=False)):  # torch says if they are not as many
+            inner_step.check_shapes(number, p, state_dict["state"].get(i, {}))
         return state_dict
 
     def _restore_precision(self, state_dict: dict[str, Any]) -> None:
@@ -263,4 +272,5 @@ class LearnedOptimizer(ReadOuts):
         saved = [i for g in state_dict["param_groups"] for i in g["params"]]
         for i, p in zip(saved, self._params(), strict=True):
             for key, value in state_dict["state"].get(i, {}).items():
-                self.state[p][key] = value.detach().to(p.device, copy=True)
+                kept = torch.float32 if key in ("memory", "run") else value.dtype
+                self.state[p][key] = value.detach().to(p.device, kept, copy=True)

@@ -7,6 +7,7 @@ addresses are not: whatever was loaded or replaced in between is found anew. All
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,8 +52,13 @@ class QuickSteps:
         tensors = [x for state in states for x in (*(state[name] for name in MOMENTS), state["memory"])]
         if library.load() is None or not all(map(_simple, (*params, *grads, *tensors, run))):
             return False
+        shapes = [p.shape for p in params]
         key = (torch.get_num_threads(), *map(id, params))
-        bound = self._bound.get(key) or _Bound(params, meta["theta"])
+        bound = self._bound.get(key)
+        if bound is None or bound.shapes != shapes:
+            bound = _Bound(params, meta["theta"])
+        if shapes != [g.shape for g in grads if g is not None] or not bound.knows(tensors):
+            return False
         if bound.size <= KEPT:
             while len(self._bound) >= _SETS and key not in self._bound:
                 self._bound.pop(next(iter(self._bound)))
@@ -78,11 +84,23 @@ class _Bound:
 
     def __init__(self, params: Sequence[Tensor], theta: Tensor) -> None:
         self.params = tuple(params)  # alive, so that nobody else gets their ids
-        layout, n = Layout.of([p.shape for p in params]), len(params)
+        self.shapes = [p.shape for p in params]
+        layout, n = Layout.of(self.shapes), len(params)
         self.size = sum(p.numel() for p in params)
         self._options = in_place.Options(torch.ones(n), torch.full((n,), math.nan))
         self._set: list[float] = []
+        self._known: Sequence[Tensor | None] = [None] * (len(MOMENTS) + 1) * n
         self.net = in_place.InPlaceNet(theta, layout, 1, self._options)
+
+    def knows(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the parameters' states, `moments, memory` of one after the other, have the right shapes."""
+        if all(map(operator.is_, tensors, self._known)):
+            return True
+        places = len(MOMENTS) + 1
+        fits = all(t.shape == self.shapes[i // places] for i, t in enumerate(tensors) if i % places < len(MOMENTS))
+        if fits:
+            self._known = list(tensors)
+        return fits
 
     def take(
         self, params: Sequence[Tensor], states: Sequence[Mapping[str, Tensor]], groups: Sequence[dict[str, Any]],

@@ -51,6 +51,8 @@ PULL_LOGIT = (-6.0, 2.0)
 ENDING = 0.1
 """Share of the told horizon over which the base logit rises."""
 _TINY = 1e-37
+_LARGEST = 1e30
+"""Squares of weights are counted as no larger, so that their sums stay finite."""
 
 
 class RuleState(NamedTuple):
@@ -240,14 +242,13 @@ def advance(
     shrunk = decay * cautious + decision.given_decay[:, one]
     new = param * (1 - shrunk) - step_size * direction - pull * away
     average = torch.lerp(average, new, blend[1])
+    weight = new.square().clamp(max=_LARGEST)
     if isinstance(k, int):
         products = x[:, :3] @ x[:, [0, 1, 2, 5]].mT / x.shape[-1]
         means = [products[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2), (1, 3))]
-        statistics = torch.stack([*means, new.square().mean(-1), square.mean(-1)], -1)
+        statistics = torch.stack([*means, weight.mean(-1), square.mean(-1)], -1)
     else:
-        statistics = torch.stack(
-            [a0 * a0, a1 * a1, b * b, x[:, 3], a0 * b, x[:, 4], a1 * relative, new * new, square], -1
-        )
+        statistics = torch.stack([a0 * a0, a1 * a1, b * b, x[:, 3], a0 * b, x[:, 4], a1 * relative, weight, square], -1)
     return Move(new.view(size), fast.view(size), average.view(size), square.view(size), statistics)
 
 

@@ -1,20 +1,22 @@
-"""What each rank does in the tests of distributed training: `distributed_toy.py WAY FOLDER`, under torchrun or alone.
+"""What each rank does in tests of distributed training: `distributed_toy.py FOLDER OPTIMIZER WAY...` under torchrun.
 
-Every rank has its share of each batch; the last line printed is the digest of the whole parameters, which must be the
-same on all ranks. Rank 0 leaves them in FOLDER.
+Every rank has its share of each batch, and leaves in FOLDER for each WAY the whole parameters that it ends with, which
+must be the same on all ranks, or the error that it met.
 """
 
 from __future__ import annotations
 
 import gc
-import hashlib
 import sys
 import warnings
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from optimizer_classes import class_of
 from optimizer_toy import network
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -40,25 +42,37 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, rank
         optimizer.zero_grad()
         loss = functional.mse_loss(model(x), y)
         loss.backward()
+        take(optimizer, loss)
+
+
+def take(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    inner = optimizer.optim if isinstance(optimizer, ZeroRedundancyOptimizer) else optimizer
+    if isinstance(inner, LearnedOptimizer):
         optimizer.step(loss=loss)  # type: ignore[call-arg]
+    else:
+        optimizer.step()
 
 
-def prepared(way: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+def prepared(way: str, label: str) -> tuple[nn.Module, torch.optim.Optimizer]:
     model: nn.Module = network()
+    cls = class_of(label)
+    extra: dict[str, Any] = {"total_steps": STEPS} if cls is LearnedOptimizer else {}
     if way in ("ddp", "zero", "alone-each"):
         model = nn.parallel.DistributedDataParallel(model)
     if way.startswith("fsdp"):
         fully_shard(model)
     if way == "zero":
-        return model, ZeroRedundancyOptimizer(model.parameters(), LearnedOptimizer, total_steps=STEPS)
-    group = False if way == "alone-each" else None
-    return model, LearnedOptimizer(model.parameters(), total_steps=STEPS, process_group=group)
+        return model, ZeroRedundancyOptimizer(model.parameters(), cls, **extra)
+    if way == "alone-each":
+        extra["process_group"] = False
+    return model, cls(model.parameters(), **extra)
 
 
-def work(way: str, folder: Path, rank: int, ranks: int) -> str:
-    """Train, save where that is the way, and return the digest."""
-    model, optimizer = prepared(way)
-    recorder = Recorder(optimizer, names=model) if rank == 0 else None  # one rank looks, the others do not wait
+def trained(way: str, label: str, folder: Path, rank: int, ranks: int) -> list[Tensor]:
+    """The whole parameters at the end."""
+    model, optimizer = prepared(way, label)
+    own = label == "LearnedOptimizer"
+    recorder = Recorder(optimizer, names=model) if own and rank == 0 else None  # one rank looks, the others do not wait
     train(model, optimizer, range(STEPS // 2), rank, ranks)
     if recorder is not None:
         recorder.close()
@@ -68,30 +82,29 @@ def work(way: str, folder: Path, rank: int, ranks: int) -> str:
     if way == "fsdp-saved":
         states = get_state_dict(model, optimizer)
         dcp.save({"model": states[0], "optimizer": states[1]}, checkpoint_id=folder / "saved")
-        model, optimizer = prepared(way)
+        model, optimizer = prepared(way, label)
         states = get_state_dict(model, optimizer)
         target = {"model": states[0], "optimizer": states[1]}
         dcp.load(target, checkpoint_id=folder / "saved")
         set_state_dict(model, optimizer, model_state_dict=target["model"], optim_state_dict=target["optimizer"])
     train(model, optimizer, range(STEPS // 2, STEPS), rank, ranks)
-    whole = [spread.whole(p).detach() for p in model.parameters()]
-    if rank == 0:
-        torch.save(whole, folder / f"{way}.pt")
-    return hashlib.sha256(b"".join(p.contiguous().numpy().tobytes() for p in whole)).hexdigest()
+    return [spread.whole(p).detach().clone() for p in model.parameters()]
 
 
-def main(way: str, folder: Path) -> None:
+def main(folder: Path, label: str, ways: list[str]) -> None:
     warnings.simplefilter("ignore")  # torch's own
     torch.set_num_threads(1)
-    alone = way == "one-process"
-    if not alone:
-        dist.init_process_group("gloo")
-    rank, ranks = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
-    print(work(way, folder, rank, ranks), flush=True)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=90))
+    for way in ways:
+        try:
+            rank, ranks = (0, 1) if way == "one-process" else (dist.get_rank(), dist.get_world_size())
+            found: Any = trained(way, label, folder, rank, ranks)
+        except Exception as error:
+            found = f"{type(error).__name__}: {error}"
+        torch.save(found, folder / f"{way}.{dist.get_rank()}.pt")
     gc.collect()  # a model that outlives the group takes it down itself, holding a lock that gloo's thread may wait for
-    if not alone:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

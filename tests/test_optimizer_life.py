@@ -250,38 +250,6 @@ def test_grad_scaler_and_accumulation() -> None:
     assert all(torch.equal(p, q) for p, q in zip(scaled.parameters(), before, strict=True))
 
 
-SCHEDULERS: list[Callable[[torch.optim.Optimizer], Any]] = [
-    lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.1),
-    lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 5),
-    lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, 5),
-    lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1.0, total_steps=6),
-    lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 0.5**t),
-]
-
-
-@pytest.mark.parametrize("make", SCHEDULERS)
-def test_schedulers_act_on_lr(make: Callable[[torch.optim.Optimizer], Any]) -> None:
-    task = ToyTask()
-    model = task.build(1)
-    optimizer = LearnedOptimizer(model.parameters(), 10)
-    scheduler = make(optimizer)
-    seen = set()
-    for t in range(5):
-        train(task, optimizer, model, t, t + 1)
-        scheduler.step()
-        seen.add(round(float(optimizer.param_groups[0]["lr"]), 6))
-    assert len(seen) > 1
-    assert all(torch.isfinite(p).all() for p in model.parameters())
-
-
-def test_tensor_lr() -> None:
-    p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    for x, lr in ((p, 0.5), (q, torch.tensor(0.5))):
-        x.grad = torch.ones(3)
-        LearnedOptimizer([x], 10, lr=lr).step()
-    assert torch.equal(p, q)
-
-
 def test_gradients_are_not_written_to() -> None:
     p = nn.Parameter(torch.ones(3, 3))
     p.grad = torch.full((3, 3), 1e25)

@@ -49,27 +49,30 @@ def errors(device: Any, dtype: Any) -> list[ErrorOptimizerInput]:
     ]
 
 
+SCHEDULERS = (
+    [lambda o: schedulers.StepLR(o, gamma=0.9, step_size=10)],
+    [lambda o: schedulers.LinearLR(o, start_factor=0.4, total_iters=4)],
+    [lambda o: schedulers.ConstantLR(o, factor=0.4, total_iters=4)],
+    [lambda o: schedulers.ExponentialLR(o, gamma=0.99), lambda o: schedulers.ReduceLROnPlateau(o)],
+    [lambda o: schedulers.CosineAnnealingLR(o, 30)],
+    [lambda o: schedulers.CosineAnnealingWarmRestarts(o, 7)],
+    [lambda o: schedulers.PolynomialLR(o, total_iters=60)],
+    [lambda o: schedulers.MultiStepLR(o, [5, 25])],
+    [lambda o: schedulers.LambdaLR(o, lambda t: 1 / (1 + t))],
+    [lambda o: schedulers.MultiplicativeLR(o, lambda t: 0.99)],
+    [lambda o: schedulers.OneCycleLR(o, o.param_groups[0]["lr"], total_steps=60)],
+    [lambda o: schedulers.CyclicLR(o, 0.1 * o.param_groups[0]["lr"], o.param_groups[0]["lr"], 5)],
+    [lambda o: schedulers.SequentialLR(o, [schedulers.LinearLR(o), schedulers.CosineAnnealingLR(o, 30)], [5])],
+    [lambda o: schedulers.ChainedScheduler([schedulers.ConstantLR(o), schedulers.ExponentialLR(o, 0.99)])],
+    [lambda o: torch.optim.swa_utils.SWALR(o, 0.5)],
+)
+"""All of torch's schedulers, those that cycle a momentum with their defaults."""
+
 LEARNED = OptimizerInfo(
     LearnedOptimizer,  # type: ignore[arg-type]
     optim_inputs_func=inputs,
     optim_error_inputs_func=errors,
-    scheduler_inputs=(
-        [lambda o: schedulers.StepLR(o, gamma=0.9, step_size=10)],
-        [lambda o: schedulers.LinearLR(o, start_factor=0.4, total_iters=4)],
-        [lambda o: schedulers.ConstantLR(o, factor=0.4, total_iters=4)],
-        [lambda o: schedulers.ExponentialLR(o, gamma=0.99), lambda o: schedulers.ReduceLROnPlateau(o)],
-        [lambda o: schedulers.CosineAnnealingLR(o, 30)],
-        [lambda o: schedulers.CosineAnnealingWarmRestarts(o, 7)],
-        [lambda o: schedulers.PolynomialLR(o, total_iters=60)],
-        [lambda o: schedulers.MultiStepLR(o, [5, 25])],
-        [lambda o: schedulers.LambdaLR(o, lambda t: 1 / (1 + t))],
-        [lambda o: schedulers.MultiplicativeLR(o, lambda t: 0.99)],
-        [lambda o: schedulers.OneCycleLR(o, 1.0, total_steps=60)],
-        [lambda o: schedulers.CyclicLR(o, 0.1, 1.0, 5)],
-        [lambda o: schedulers.SequentialLR(o, [schedulers.LinearLR(o), schedulers.CosineAnnealingLR(o, 30)], [5])],
-        [lambda o: schedulers.ChainedScheduler([schedulers.ConstantLR(o), schedulers.ExponentialLR(o, 0.99)])],
-        [lambda o: torch.optim.swa_utils.SWALR(o, 0.5)],
-    ),
+    scheduler_inputs=SCHEDULERS,
     supported_impls=(),
     not_og_supported_flags=("maximize",),
     supports_sparse=True,
@@ -79,5 +82,5 @@ LEARNED = OptimizerInfo(
 if LEARNED not in optim_db:
     optim_db.append(LEARNED)
 
-ADAMW = next(info for info in optim_db if info.name == "AdamW")
-"""Takes every check as well: what torch's own AdamW fails is no fair check."""
+TORCH = {info.name: info for info in optim_db}
+"""Torch's own and ours, by name."""
