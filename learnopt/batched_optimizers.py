@@ -65,8 +65,8 @@ class SGD(BatchedOptimizer):
     def _update(self, i: int, p: Tensor, g: Tensor, lr: Tensor, decay: Tensor) -> None:
         g = g + decay * p
         buffer = self._momentum[i]
-        self._momentum[i] = g if buffer is None else buffer.mul_(0.9).add_(g)
-        p.sub_(lr * self._momentum[i])
+        buffer = self._momentum[i] = g if buffer is None else buffer.mul_(0.9).add_(g)
+        p.sub_(lr * buffer)
 
 
 def rate_grid(low: float, high: float, count: int) -> tuple[float, ...]:

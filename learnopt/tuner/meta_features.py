@@ -97,7 +97,7 @@ def meta_features(model: nn.Module, loss: Loss, batches: Sequence[Any], *, steps
         ValueError: the model has no parameters that train, or the loss has no gradient.
     """
     model = copy.deepcopy(model).train()
-    params = [p for p in model.parameters() if p.requires_grad and p.numel()]
+    params: list[Tensor] = [p for p in model.parameters() if p.requires_grad and p.numel()]
     if not params:
         raise ValueError("the model has no trainable parameters")
     values, grads = _gradients(model, loss, params, batches)
@@ -117,13 +117,15 @@ def meta_features(model: nn.Module, loss: Loss, batches: Sequence[Any], *, steps
 
     with torch.no_grad():
         before = probe(model)
+    relative = math.sqrt(norm2 * size2) / (abs(level) + 1e-12)
     found = [
-        *_shape_features(model, [p.detach() for p in params]), _log(batch), _log(steps),
-        _log(epochs) if epochs else 0.0, float(epochs > 0), _log(abs(level)), min(spread, 10.0), _log(math.sqrt(norm2 * size2) / (abs(level) + 1e-12)),
-        _log(math.sqrt(norm2 / sum(p.numel() for p in params))), norm2 / each2 if each2 > 0 else 0.0, zeros,
+        *_shape_features(model, [p.detach() for p in params]),
+        *(_log(batch), _log(steps), _log(epochs) if epochs else 0.0, float(epochs > 0)),
+        *(_log(abs(level)), min(spread, 10.0), _log(relative)),
+        *(_log(math.sqrt(norm2 / sum(p.numel() for p in params))), norm2 / each2 if each2 > 0 else 0.0, zeros),
         *_response(model, params, [g.sign() for g in mean], SIGN_STEPS, probe, before),
         *_response(model, params, mean, GRADIENT_STEPS, probe, before),
-    ]  # fmt: skip
+    ]
     return [x if math.isfinite(x) else 0.0 for x in found]
 
 
