@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from learnopt.cli_compare import compare_command, report_command
 from learnopt.cli_inspect import inspect_command
 from learnopt.cli_meta_train import meta_train
+from learnopt.cli_record import record_command
 from learnopt.cli_stop_train import stop_train_command
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.command("report")(report_command)
 app.command("meta-train")(meta_train)
 app.command("stop-train")(stop_train_command)
 app.command("inspect")(inspect_command)
+app.command("record")(record_command)
 
 USAGE, INTERRUPTED = 2, 130
 """Exit codes."""

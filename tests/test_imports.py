@@ -22,6 +22,7 @@ RUNTIME = {
     "spread",
     "stop_head",
     "artifact",
+    "carded",
     "intake",
     "memory",
     "optimizer",
