@@ -22,7 +22,7 @@ from learnopt.stopping.patience import Patience
 from learnopt.stopping.stopper import Stopper
 
 Array = NDArray[Any]
-ENOUGH = 1000
+ENOUGH = 300
 """Rows from which `early_stopping="auto"` sets some aside."""
 
 

@@ -24,7 +24,7 @@ _ARGUMENTS = """
         batch_size: rows per step; "auto": 200, or all where there are fewer.
         max_iter: passes over the data; None: 200, within 300 to 2,000 steps.
         early_stopping: True: set rows aside, keep the weights that are best on them and stop by `stopper`; False: train
-            on all rows and stop by the optimizer's own judgement of the training loss; "auto": True from 1,000 rows.
+            on all rows and stop by the optimizer's own judgement of the training loss; "auto": True from 300 rows.
         validation_fraction: share of the rows that is set aside.
         stopper: a `learnopt.stopping.Stopper` that judges the losses of the rows set aside; None: `LearnedStopper`.
         standardize: whether inputs are centred (dense ones) and scaled.
