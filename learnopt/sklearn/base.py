@@ -123,7 +123,9 @@ class LearnedMLP(BaseEstimator):
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
         self._validate_params()
         if self.early_stopping is True:
-            raise ValueError("partial_fit does not support early_stopping=True: it takes one pass over what it is given")
+            raise ValueError(
+                "partial_fit does not support early_stopping=True: it takes one pass over what it is given"
+            )
         self._partial, fresh = True, not hasattr(self, "coefs_")
         X, y, weights = self._read(X, y, sample_weight, fresh)
         targets, loss = self._read_targets(y, weights, fresh, classes)
@@ -197,7 +199,9 @@ class LearnedMLP(BaseEstimator):
     def _finish(self, network: Any, course: Course) -> Self:
         layers = training.read_layers(network)
         if not all(np.isfinite(part).all() for layer in layers for part in layer):
-            raise ValueError("training ended with weights that are not finite; are there very large values in the data?")
+            raise ValueError(
+                "training ended with weights that are not finite; are there very large values in the data?"
+            )
         self.coefs_, self.intercepts_ = (list(part) for part in zip(*layers, strict=True))
         self.n_iter_ += course.passes
         self.t_ += course.seen

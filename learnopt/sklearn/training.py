@@ -217,7 +217,9 @@ class Training:
     def run(self, network: nn.Sequential, train: Rows, valid: Rows | None) -> Course:
         """Train `network`; with validation rows it ends with the weights that were best on them."""
         course = Course()
-        optimizer = LearnedOptimizer(network.parameters(), total_steps=self.steps, weights=self.weights, process_group=False)
+        optimizer = LearnedOptimizer(
+            network.parameters(), total_steps=self.steps, weights=self.weights, process_group=False
+        )
         keeper = Patience(self.steps, restore_best=network)
         per_pass = math.ceil(len(train) / self.batch)
         every = max(1, round(self.steps / LOOKS))
@@ -225,7 +227,9 @@ class Training:
         for batches in passes(len(train), self.batch, self.random):
             one_pass(network, optimizer, self.loss, train, batches[: self.steps - course.steps], course)
             stopped = valid is None and optimizer.should_stop
-            if valid is not None and (course.steps >= self.steps or course.steps // every > (course.steps - per_pass) // every):
+            if valid is not None and (
+                course.steps >= self.steps or course.steps // every > (course.steps - per_pass) // every
+            ):
                 stopped = self._look(network, valid, course, keeper)
             self.say(f"pass {course.passes}, loss {course.losses[-1]:.6g}")
             if stopped or course.steps >= self.steps:

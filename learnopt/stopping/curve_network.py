@@ -22,10 +22,14 @@ class CurveNetwork(nn.Module):
         super().__init__()
         self.reader = nn.LSTM(len(COLUMNS), HIDDEN, batch_first=True)
         inner = HIDDEN + len(COLUMNS)
-        self.pays = nn.Sequential(nn.Linear(inner + len(QUERY), WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 1))
+        self.pays = nn.Sequential(
+            nn.Linear(inner + len(QUERY), WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 1)
+        )
         self.when = nn.Sequential(nn.Linear(inner, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 1))
 
-    def read(self, columns: Tensor, memory: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def read(
+        self, columns: Tensor, memory: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Read `(N, T, len(COLUMNS))`; returns what is known at every moment, `(N, T, ...)`, and the memory."""
         hidden, memory = self.reader(columns, memory)
         return torch.cat([hidden, columns], -1), memory

@@ -60,7 +60,7 @@ class LearnedStopper(Stopper):
         loaded = stored.load(weights)
         given = loaded.card.get("threshold", 0.1) if threshold is None else threshold
         self.threshold = check_number(given, "threshold", 0, 1)
-        self._network = loaded.network
+        self._network = loaded.curve
         self._forget()
 
     def _forget(self) -> None:

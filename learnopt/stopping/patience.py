@@ -103,7 +103,9 @@ class Patience(Stopper):
             sign = 1 if self.mode == "min" else -1
             if self.baseline is None or value + self.min_delta < sign * self.baseline:
                 self._wait = 0
-            return Verdict(False, "improved" if self._wait == 0 else f"improved, not beyond the baseline ({self._wait})")
+            return Verdict(
+                False, "improved" if self._wait == 0 else f"improved, not beyond the baseline ({self._wait})"
+            )
         reason = f"no improvement in {self._wait} of {self.patience} values"
         return Verdict(self._wait >= self.patience and not first, reason)
 

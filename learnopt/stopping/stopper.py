@@ -114,7 +114,9 @@ class Stopper(ABC):
         self._history.append((step, value))
         lower = (value if self.mode == "min" else -value) if math.isfinite(value) else math.nan
         verdict = self._advance(lower, step)
-        if math.isfinite(value) and (self.best is None or (value < self.best if self.mode == "min" else value > self.best)):
+        if math.isfinite(value) and (
+            self.best is None or (value < self.best if self.mode == "min" else value > self.best)
+        ):
             self.best, self.best_step = value, step
         return replace(verdict, best=self.best, best_step=self.best_step)
 

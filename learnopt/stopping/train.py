@@ -52,7 +52,9 @@ def look(values: Tensor, steps: Tensor, told: Tensor) -> Seen:
     best = values.nan_to_num(torch.inf).cummin(1).values
     later = values.nan_to_num(torch.inf).flip(1).cummin(1)
     ahead = torch.cat([later.values.flip(1)[:, 1:], torch.full((len(values), 1), torch.inf)], 1)
-    where = torch.cat([values.shape[1] - 1 - later.indices.flip(1)[:, 1:], torch.zeros(len(values), 1, dtype=torch.long)], 1)
+    where = torch.cat(
+        [values.shape[1] - 1 - later.indices.flip(1)[:, 1:], torch.zeros(len(values), 1, dtype=torch.long)], 1
+    )
     rest = (ends[:, None] - steps).clamp_min(1e-9)
     share = ((steps.gather(1, where) - steps) / rest).nan_to_num(0).clamp(0, 1)
     alive = ~torch.isnan(steps) & (steps < ends[:, None]) & torch.isfinite(best)
@@ -115,7 +117,9 @@ def batch_loss(network: CurveNetwork, seen: Seen, amounts: Tensor) -> Tensor:
     return (each * mask).sum() / mask.sum() + 0.1 * (when * better).sum() / better.sum().clamp_min(1)
 
 
-def fit(curves: Curves, seed: int, iterations: int, say: Callable[[int, float], None] = lambda i, loss: None) -> CurveNetwork:
+def fit(
+    curves: Curves, seed: int, iterations: int, say: Callable[[int, float], None] = lambda i, loss: None
+) -> CurveNetwork:
     """A network taught by `curves`; every task counts alike.
 
     Args:
@@ -140,7 +144,7 @@ def fit(curves: Curves, seed: int, iterations: int, say: Callable[[int, float], 
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        say(i, float(loss))
+        say(i, float(loss.detach()))
     return network
 
 
