@@ -47,8 +47,8 @@ def stopper_train_command(
     weights.save(out, curve, peer, {
         "threshold": threshold, "tolerance": calibrate.TOLERANCE, "pruning_threshold": pruning,
         "outcome": dict(stops)[threshold]._asdict(), "pruning_outcome": dict(prunes)[pruning]._asdict(),
-        "tasks": len(learned.task.unique()), "curves": len(learned), "tasks_aside": len(fresh.task.unique()),
-        "datasets": sorted({d for i in learned.task.unique().tolist() for d in everything.datasets[i].split(",")}),
+        "tasks": len(learned.numbers), "curves": len(learned), "tasks_aside": len(fresh.numbers),
+        "datasets": sorted({d for i in learned.numbers for d in everything.datasets[i].split(",")}),
         "seed": seed, "iterations": iterations, "command": " ".join(["learnopt", *sys.argv[1:]]),
         "commit": commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"torch": torch.__version__},
@@ -70,7 +70,7 @@ def _fit(curves: Curves, seed: int, iterations: int, console: Console) -> CurveN
 
 
 def _stopping_table(fresh: Curves, outcomes: list[tuple[float, Outcome]], chosen: float) -> Table:
-    table = Table(title=f"Stopping {len(fresh)} runs of {len(fresh.task.unique())} tasks set aside")
+    table = Table(title=f"Stopping {len(fresh)} runs of {len(fresh.numbers)} tasks set aside")
     for name in ("rule", "compute", "excess", "lose over 5 %", "of the oracle's saving"):
         table.add_column(name, justify="right")
     rows = [(f"below {t:g}{' *' if t == chosen else ''}", o) for t, o in outcomes]

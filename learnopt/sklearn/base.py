@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -18,7 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from learnopt.optimizer import LearnedOptimizer
 from learnopt.sklearn import training
 from learnopt.sklearn.training import Course, Loss, Rows, measure
-from learnopt.stopping.patience import Patience
+from learnopt.stopping.learned import LearnedStopper
 from learnopt.stopping.stopper import Stopper
 
 Array = NDArray[Any]
@@ -26,10 +27,14 @@ ENOUGH = 300
 """Rows from which `early_stopping="auto"` sets some aside."""
 
 
-class LearnedMLP(BaseEstimator):
+class LearnedMLP(BaseEstimator):  # type: ignore[misc]
     """The part of classifier and regressor that does not depend on the kind of target."""
 
     _partial = False
+    _random: np.random.RandomState | None = None
+    _optimizer_state: dict[str, Any] | None = None
+    _centre: Any
+    _scale: Any
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -111,13 +116,13 @@ class LearnedMLP(BaseEstimator):
         steps = training.planned_steps(self.max_iter, len(train), batch)
         network = training.build(self._layers(), self.activation)
         course = training.Training(
-            loss, batch, steps, self.weights, None if valid is None else self._stopper(), random, self._say
+            loss, batch, steps, self.weights, None if valid is None else self._stopper(steps), random, self._say
         ).run(network, train, valid)
         self.n_iter_ = self.t_ = 0
         self.loss_curve_: list[float] = []
         self.validation_loss_curve_ = course.validation if valid is not None else None
         self.stopped_because_ = course.reason
-        self._optimizer_state = None
+        self._optimizer_state = self._random = None
         return self._finish(network, course)
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
@@ -129,7 +134,7 @@ class LearnedMLP(BaseEstimator):
         self._partial, fresh = True, not hasattr(self, "coefs_")
         X, y, weights = self._read(X, y, sample_weight, fresh)
         targets, loss = self._read_targets(y, weights, fresh, classes)
-        random = check_random_state(self.random_state) if fresh or not hasattr(self, "_random") else self._random
+        random = check_random_state(self.random_state) if fresh or self._random is None else self._random
         if fresh:
             self._begin(X, weights, random)
             self.n_iter_ = self.t_ = 0
@@ -139,11 +144,11 @@ class LearnedMLP(BaseEstimator):
         train = self._rows(X, targets, weights)
         network = training.build(self._layers(), self.activation)
         optimizer = LearnedOptimizer(network.parameters(), weights=self.weights, process_group=False)
-        if getattr(self, "_optimizer_state", None) is not None:
+        if self._optimizer_state is not None:
             optimizer.load_state_dict(self._optimizer_state)
         batches, course = next(training.passes(len(train), self._batch(len(train)), random)), Course()
         training.one_pass(network, optimizer, loss, train, batches, course)
-        self._optimizer_state: dict[str, Any] | None = optimizer.state_dict()
+        self._optimizer_state = optimizer.state_dict()
         return self._finish(network, course)
 
     def _read(self, X: Any, y: Any, sample_weight: Any, fresh: bool) -> tuple[Any, Array, Array]:
@@ -174,7 +179,10 @@ class LearnedMLP(BaseEstimator):
         rows = np.arange(len(targets))
         if self.early_stopping is False or (self.early_stopping == "auto" and len(rows) < ENOUGH):
             return rows, None
-        stratify = targets if loss.kind == "classes" else None
+        counts = np.bincount(targets) if loss.kind == "classes" else np.zeros(1)
+        aside = math.ceil(self.validation_fraction * len(rows))
+        able = counts[counts > 0].min(initial=np.inf) >= 2 and len(counts) <= min(aside, len(rows) - aside)
+        stratify = targets if loss.kind == "classes" and able else None
         split = train_test_split(rows, test_size=self.validation_fraction, stratify=stratify, random_state=random)
         return split[0], split[1]
 
@@ -184,8 +192,8 @@ class LearnedMLP(BaseEstimator):
     def _batch(self, rows: int) -> int:
         return min(200 if self.batch_size == "auto" else int(self.batch_size), rows)
 
-    def _stopper(self) -> Stopper:
-        stopper = Patience(15) if self.stopper is None else copy.deepcopy(self.stopper)
+    def _stopper(self, steps: int) -> Stopper:
+        stopper = LearnedStopper(steps) if self.stopper is None else copy.deepcopy(self.stopper)
         stopper.reset()
         return stopper
 

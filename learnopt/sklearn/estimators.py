@@ -41,7 +41,7 @@ _ARGUMENTS = """
     """
 
 
-class LearnedMLPClassifier(ClassifierMixin, LearnedMLP):
+class LearnedMLPClassifier(ClassifierMixin, LearnedMLP):  # type: ignore[misc]
     """A classifier trained by `LearnedOptimizer`: one label per row, or several independent ones."""
 
     __doc__ += _ARGUMENTS
@@ -102,7 +102,7 @@ class LearnedMLPClassifier(ClassifierMixin, LearnedMLP):
         return tags
 
 
-class LearnedMLPRegressor(RegressorMixin, LearnedMLP):
+class LearnedMLPRegressor(RegressorMixin, LearnedMLP):  # type: ignore[misc]
     """A regressor of one or several targets on the squared error, trained by `LearnedOptimizer`.
 
     Targets are standardised inside as well.

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +49,8 @@ LOOKS = 60
 def measure(x: Any, weights: Array) -> tuple[Array, Array]:
     """Centre and scale of every column, `(columns,)` each, rows counting by their weights.
 
-    The scale is the standard deviation, 1 for constant columns; sparse ones keep their zeros: centre 0, root mean square.
+    The scale is the standard deviation, 1 for constant columns. Sparse ones keep their zeros: centre 0, scale the root
+    mean square.
     """
     share = weights / weights.sum()
     if hasattr(x, "tocsr"):
@@ -167,7 +168,7 @@ def build(layers: Layers, activation: str) -> nn.Sequential:
     """A torch network of these layers."""
     modules: list[nn.Module] = []
     for weights, bias in layers:
-        linear = nn.utils.skip_init(nn.Linear, *weights.shape)
+        linear = nn.utils.skip_init(nn.Linear, *weights.shape)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(weights.T.copy()))
             linear.bias.copy_(torch.from_numpy(bias.copy()))
@@ -177,7 +178,7 @@ def build(layers: Layers, activation: str) -> nn.Sequential:
 
 def read_layers(network: nn.Sequential) -> Layers:
     """The layers of a network that `build` made."""
-    linear = [cast(nn.Linear, m) for m in network if isinstance(m, nn.Linear)]
+    linear = [m for m in network if isinstance(m, nn.Linear)]
     return [(m.weight.detach().double().numpy().T.copy(), m.bias.detach().double().numpy().copy()) for m in linear]
 
 

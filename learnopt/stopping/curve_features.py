@@ -46,8 +46,7 @@ def begin(n: int) -> CurveState:
     """Before the first value."""
     zero = torch.zeros(n, dtype=torch.float64)
     averages = torch.zeros(n, len(DECAYS), dtype=torch.float64)
-    fields = {name: zero for name in CurveState._fields} | {"gains": averages, "means": averages}
-    return CurveState(**fields)
+    return CurveState(**(dict.fromkeys(CurveState._fields, zero) | {"gains": averages, "means": averages}))
 
 
 def advance(s: CurveState, value: Tensor, place: Tensor, improved_to: Tensor | None = None) -> CurveState:
@@ -115,7 +114,7 @@ def columns(s: CurveState, horizon: Tensor) -> Tensor:
         s.missing, told * torch.log1p(spacing / length * 50),
         _log_ratio(s.last - s.best, s.step, tiny), _log_ratio((s.first - s.best).clamp_min(0), s.step, tiny),
         _log_ratio(s.roughness, s.step, tiny), *(_log_ratio(g, s.step, tiny) for g in s.gains.unbind(1)),
-        torch.asinh((s.means[:, 0] - s.means[:, 1]) / unit) / 2, torch.asinh((s.means[:, 1] - s.means[:, 2]) / unit) / 2,
+        *(torch.asinh((s.means[:, i] - s.means[:, i + 1]) / unit) / 2 for i in (0, 1)),
     )  # fmt: skip
     return torch.stack(parts, 1).float()
 

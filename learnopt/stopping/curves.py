@@ -40,6 +40,11 @@ class Curves:
         parts = {name: getattr(self, name)[index] for name in ("values", "steps", "task", "constant", "length")}
         return replace(self, **parts)
 
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the tasks that these curves are of."""
+        return sorted(set(self.task.tolist()))
+
     def __len__(self) -> int:
         return len(self.values)
 

@@ -11,6 +11,7 @@ from learnopt.stopping.improvement import SCALES
 from learnopt.stopping.reading import CurveReader
 from learnopt.stopping.stopper import Stopper, Verdict, check_number
 
+_SAID = {"value": "best value", "progress": "progress"}
 LEAST = 3
 """Finite values before which it never stops a run."""
 
@@ -22,8 +23,8 @@ class LearnedStopper(Stopper):
     of a curve's own differences: scale, shift and sign of the metric do not matter to it.
 
     Args:
-        total_steps: last step of the run, in the unit of `update`'s steps (number of updates where those are not given);
-            None: unknown. Telling it matters where the learning rate falls towards the end.
+        total_steps: last step of the run, in the unit of `update`'s steps (updates where those are not given); None:
+            unknown. Telling it matters where the learning rate falls towards the end.
         mode: "min" or "max".
         tolerance: an improvement by less than this share is not worth waiting for.
         of: what the tolerance is a share of: "value", the size of the best value, or "progress", all that was gained
@@ -83,7 +84,7 @@ class LearnedStopper(Stopper):
         best = self._reader.best - self._reader.expected_gain()
         stop = chance < self.threshold
         reason = (
-            f"an improvement by more than {self.tolerance:.3g} of the {'best value' if self.of == 'value' else 'progress'} "
+            f"an improvement by more than {self.tolerance:.3g} of the {_SAID[self.of]} "
             f"has a probability of {chance:.1%}, {'below' if stop else 'not below'} {self.threshold:.3g}"
         )
         expected = best if self.mode == "min" else -best

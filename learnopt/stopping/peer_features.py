@@ -1,4 +1,4 @@
-"""What the learned pruner sees of a trial beside the other trials of its study, in ratios: scale and sign do not matter."""
+"""What the learned pruner sees of a trial beside the other trials of its study, in ratios free of scale."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Peers(NamedTuple):
 
 
 def amounts(best: Tensor, peers: Peers) -> Tensor:
-    """By how much a trial must still improve to be the study's best by `MARGIN`, `(T,)`, from its best values so far."""
+    """What a trial must still gain to be the study's best by `MARGIN`, `(T,)`, from its best values so far."""
     target = torch.minimum(best, peers.final.min())
     return best - target + MARGIN * target.abs()
 

@@ -42,7 +42,7 @@ class Recorded(NamedTuple):
 def recorded(curve: CurveNetwork, curves: Curves) -> list[Recorded]:
     """Every task's runs as trials, without the value before the first step."""
     tasks = []
-    for i in curves.task.unique():
+    for i in curves.numbers:
         runs = curves.of(curves.task == i)
         width = int(runs.length.min())
         values, steps = runs.values[:, 1:width], runs.steps[:, 1:width]
@@ -89,7 +89,10 @@ def simulate(
         beyond: moments after the pruning that are kept to learn from.
     """
     width = task.best.shape[1]
-    done, ends, inputs, truth = [], [], [], []
+    done: list[int] = []
+    ends: list[int] = []
+    inputs: list[Tensor] = []
+    truth: list[Tensor] = []
     for j in order:
         own, end = task.best[j], width - 1
         if not torch.isfinite(own[0]):

@@ -11,7 +11,7 @@ THRESHOLD_MODES = ("rel", "abs")
 
 
 class DecayOnPlateau(Stopper):
-    """Multiply the learning rate by `factor` when the metric stops improving; stop at the plateau after `decays` of them.
+    """Multiply the learning rate by `factor` where the metric stops improving; stop after `decays` of them.
 
     The decisions are those of `torch.optim.lr_scheduler.ReduceLROnPlateau`, with one difference: a relative threshold
     is a share of the size of the best value, so that it also works below zero.

@@ -56,7 +56,7 @@ def outcome(curves: Curves, stops: Tensor) -> Outcome:
 
 def by_task(curves: Curves, rows: Tensor) -> Tensor:
     """Means over each task's curves, `(tasks, columns)`."""
-    return torch.stack([rows[curves.task == i].mean(0) for i in curves.task.unique()])
+    return torch.stack([rows[curves.task == i].mean(0) for i in curves.numbers])
 
 
 @torch.no_grad()

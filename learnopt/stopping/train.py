@@ -1,4 +1,4 @@
-"""Teach the curve network: at every moment of recorded curves, by how much does the best value still improve, and when?"""
+"""Teach the curve network: at every moment of recorded curves, how much better does it still get, and when?"""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def vary(curves: Curves, generator: torch.Generator) -> tuple[Tensor, Tensor, Te
 
 
 def questions(seen: Seen, peers: Tensor, generator: torch.Generator) -> Tensor:
-    """Amounts to ask about, `(N, T, QUESTIONS)`: shares of the best value and of the range, and the way to other runs' best.
+    """Amounts to ask about, `(N, T, QUESTIONS)`: shares of the best value and of the range, ways to peers' best.
 
     Args:
         peers: `(N, QUESTIONS)`, best values of other runs of the same task.
@@ -131,7 +131,7 @@ def fit(
         network = CurveNetwork()
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=iterations, pct_start=0.1)
-    members = [torch.nonzero(curves.task == i)[:, 0] for i in curves.task.unique()]
+    members = [torch.nonzero(curves.task == i)[:, 0] for i in curves.numbers]
     bests = curves.values.nan_to_num(torch.inf).amin(1)
     for i in range(iterations):
         task = torch.randint(len(members), (BATCH,), generator=generator).tolist()
