@@ -1,0 +1,124 @@
+"""Learn the tuner's networks and portfolio from a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from learnopt.task import seed_of
+from learnopt.tuner import diagnosis_network, network
+from learnopt.tuner.knowledge import CLIP, Configuration, Knowledge
+from learnopt.tuner.lessons import Lessons, encode_prefixes
+
+STEPS, BATCH, LR, DECAY, DROPOUT = 1500, 96, 3e-3, 3e-3, 0.1
+LEVEL = 0.01
+"""Weight of the level's error: its unit is larger, its use smaller."""
+LENGTHS = (1, 2, 3, 5, 8, 13, 20)
+"""Lengths of probes that are practised, in parts."""
+
+Progress = Callable[[int, int], None]
+
+
+def learn(
+    lessons: Lessons, optimizer: str, seed: int = 0, steps: int = STEPS, progress: Progress = lambda done, of: None
+) -> Knowledge:
+    """Everything there is to know of these lessons.
+
+    Args:
+        steps: training steps of each member of the networks.
+        progress: called with members learned and their number.
+    """
+    mean, deviation = lessons.features.mean(0), lessons.features.std(0).nan_to_num(1.0) + 1e-3
+    meta = ((lessons.features - mean) / deviation).clamp(-CLIP, CLIP)
+    members, diagnosis, count = [], [], 2 * network.MEMBERS
+    for i in range(network.MEMBERS):
+        members.append(_member(lessons, meta, seed_of("tuner", seed, i), steps))
+        progress(2 * i + 1, count)
+        diagnosis.append(_diagnosis_member(lessons, seed_of("diagnosis", seed, i), steps))
+        progress(2 * i + 2, count)
+    return Knowledge(
+        optimizer, lessons.rates, lessons.others, portfolio(lessons), mean, deviation, tuple(members),
+        tuple(diagnosis), {},
+    )  # fmt: skip
+
+
+def portfolio(lessons: Lessons, length: int = 12) -> tuple[Configuration, ...]:
+    """Configurations in the order that lowers the mean regret of the best one so far the fastest (greedy)."""
+    regret = lessons.targets().flatten(1)  # (T, C * R)
+    best, order = torch.full((len(regret),), float("inf")), []
+    for _ in range(min(length, regret.shape[1])):
+        after = torch.minimum(regret, best[:, None])
+        k = int(after.mean(0).argmin())
+        best = after[:, k]
+        c, r = divmod(k, len(lessons.rates))
+        order.append(Configuration(lessons.rates[r], *lessons.others[c]))
+    return tuple(order)
+
+
+def random_parts(batch: int, rates: int, centre: Tensor, generator: torch.Generator) -> Tensor:
+    """Lengths of probes as a search could have them, `(batch, rates)`: some rates around `centre` (by each row's own
+    preferences) at one length, a few of those prolonged, sometimes none at all."""
+    count = torch.randint(0, 10, (batch, 1), generator=generator)
+    noise = torch.randn(batch, rates, generator=generator) * 2.0
+    away = (torch.arange(rates)[None] - centre[:, None]).abs() + noise
+    probed = away.argsort(1).argsort(1) < count
+    choose = torch.tensor(LENGTHS)
+    short = choose[torch.randint(len(LENGTHS) - 2, (batch, 1), generator=generator)]
+    long = choose[torch.randint(len(LENGTHS), (batch, rates), generator=generator)]
+    prolonged = torch.rand(batch, rates, generator=generator) < 0.25
+    return torch.where(probed, torch.where(prolonged, torch.maximum(short, long), short), 0)
+
+
+def _member(lessons: Lessons, meta: Tensor, seed: int, steps: int) -> network.Weights:
+    generator = torch.Generator().manual_seed(seed)
+    target, levels = lessons.targets(), lessons.levels()
+    tasks, seeds, rates = len(target), lessons.final.shape[1], len(lessons.rates)
+    w = network.initial(len(lessons.others), rates, generator)
+    w["table"] = target.mean(0)
+    favourite = target.mean(1).argmin(1).float()
+
+    def loss() -> Tensor:
+        task = torch.randint(tasks, (BATCH,), generator=generator)
+        seed_ = torch.randint(seeds, (BATCH,), generator=generator)
+        parts = random_parts(BATCH, rates, favourite[task], generator)
+        seen = encode_prefixes(lessons, task, seed_, parts)
+        regret, level = network.forward(w, meta[task], seen, DROPOUT)
+        return (regret - target[task]).square().mean() + LEVEL * (level - levels[task]).square().mean()
+
+    return _fit(w, loss, steps, seed)
+
+
+def _diagnosis_member(lessons: Lessons, seed: int, steps: int) -> network.Weights:
+    """From the first `PARTS` or fewer training losses of a run to the decades between its rate and the best one."""
+    generator = torch.Generator().manual_seed(seed)
+    logs = torch.tensor(lessons.rates).log10()
+    constant = [i for i, (s, d) in enumerate(lessons.others) if s == "constant"][:1]
+    best = logs[lessons.targets()[:, constant[0]].argmin(1)]
+    tasks, seeds, rates, length = lessons.train.shape
+    w = diagnosis_network.initial(generator)
+
+    def loss() -> Tensor:
+        task = torch.randint(tasks, (BATCH,), generator=generator)
+        rate = torch.randint(rates, (BATCH,), generator=generator)
+        end = int(torch.randint(diagnosis_network.POINTS, length + 1, (1,), generator=generator))
+        curves = lessons.train[task, torch.randint(seeds, (BATCH,), generator=generator), rate, :end]
+        guess = diagnosis_network.forward(w, diagnosis_network.inputs(curves))
+        return torch.nn.functional.smooth_l1_loss(guess, best[task] - logs[rate])
+
+    return _fit(w, loss, steps, seed)
+
+
+def _fit(w: network.Weights, loss: Callable[[], Tensor], steps: int, seed: int) -> network.Weights:
+    leaves = [v.requires_grad_() for v in w.values()]
+    optimizer = torch.optim.AdamW(leaves, lr=LR, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            torch.autograd.backward(loss())
+            optimizer.step()
+            schedule.step()
+    return {k: v.detach() for k, v in w.items()}
