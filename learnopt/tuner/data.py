@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import islice
 from typing import Any
 
@@ -80,7 +80,7 @@ def source(train: Any, valid: Any, batch_size: int | None, seed: int) -> Source:
     if first is None:
         raise ValueError("train_data yields no batch")
     size = rows_of(first)
-    rows = size * len(train) if hasattr(train, "__len__") else 0
+    rows = size * len(train) if isinstance(train, Sized) else 0
     return Source(lambda: _cycle(train, seed), judged, rows, size, valid is not None)
 
 
@@ -105,7 +105,8 @@ def _tensor(values: Any, what: str) -> Tensor:
         values = torch.tensor(array.astype(np.int64 if whole else np.float32))
     if values.is_floating_point() and not torch.isfinite(values).all():
         raise ValueError(f"{what} holds values that are not finite; impute or drop them first")
-    return values
+    found: Tensor = values
+    return found
 
 
 def _of_arrays(train: Any, valid: Any, batch_size: int | None, seed: int) -> Source:

@@ -89,8 +89,8 @@ class Lane:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: str, lr: float, weight_decay: float, loss: Loss, source: Source, start: float,
-        steps: int, deadline: float, seed: int,
+        self, model: nn.Module, optimizer: str, lr: float, weight_decay: float, loss: Loss, source: Source,
+        start: float, steps: int, deadline: float, seed: int,
     ) -> None:  # fmt: skip
         self.lr, self._model, self._loss, self._source, self._start = lr, model.train(), loss, source, start
         params = [p for p in model.parameters() if p.requires_grad]

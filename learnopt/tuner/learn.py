@@ -46,7 +46,7 @@ def learn(
 
 def portfolio(lessons: Lessons, length: int = 12) -> tuple[Configuration, ...]:
     """Configurations in the order that lowers the mean regret of the best one so far the fastest (greedy)."""
-    regret = lessons.targets().flatten(1)  # (T, C * R)
+    regret = lessons.filled().flatten(1)  # (T, C * R)
     best, order = torch.full((len(regret),), float("inf")), []
     for _ in range(min(length, regret.shape[1])):
         after = torch.minimum(regret, best[:, None])
@@ -76,8 +76,9 @@ def _member(lessons: Lessons, meta: Tensor, seed: int, steps: int) -> network.We
     target, levels = lessons.targets(), lessons.levels()
     tasks, seeds, rates = len(target), lessons.final.shape[1], len(lessons.rates)
     w = network.initial(len(lessons.others), rates, generator)
-    w["table"] = target.mean(0)
-    favourite = target.mean(1).argmin(1).float()
+    known = ~target.isnan()
+    w["table"] = lessons.filled().mean(0)
+    favourite = lessons.filled().mean(1).argmin(1).float()
 
     def loss() -> Tensor:
         task = torch.randint(tasks, (BATCH,), generator=generator)
@@ -85,7 +86,8 @@ def _member(lessons: Lessons, meta: Tensor, seed: int, steps: int) -> network.We
         parts = random_parts(BATCH, rates, favourite[task], generator)
         seen = encode_prefixes(lessons, task, seed_, parts)
         regret, level = network.forward(w, meta[task], seen, DROPOUT)
-        return (regret - target[task]).square().mean() + LEVEL * (level - levels[task]).square().mean()
+        missed = torch.where(known[task], regret - target[task].nan_to_num(), 0.0)
+        return missed.square().sum() / known[task].sum() + LEVEL * (level - levels[task]).square().mean()
 
     return _fit(w, loss, steps, seed)
 
@@ -94,8 +96,8 @@ def _diagnosis_member(lessons: Lessons, seed: int, steps: int) -> network.Weight
     """From the first `PARTS` or fewer training losses of a run to the decades between its rate and the best one."""
     generator = torch.Generator().manual_seed(seed)
     logs = torch.tensor(lessons.rates).log10()
-    constant = [i for i, (s, d) in enumerate(lessons.others) if s == "constant"][:1]
-    best = logs[lessons.targets()[:, constant[0]].argmin(1)]
+    constant = next(i for i, (schedule, _) in enumerate(lessons.others) if schedule == "constant")
+    best = logs[lessons.targets()[:, constant].argmin(1)]
     tasks, seeds, rates, length = lessons.train.shape
     w = diagnosis_network.initial(generator)
 

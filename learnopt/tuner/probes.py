@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 PARTS = 50
 """A full run has so many parts; a probe is a number of its first ones, at a constant rate."""
 CHANNELS = ("probed", "log_share", "valid", "valid_half", "train", "train_worst", "valid_behind")
+Count = TypeVar("Count", int, Tensor)
 LOW, HIGH = -8.0, 4.0
 """Logs of loss ratios are clipped here; a loss that is not finite counts as `HIGH`."""
 
@@ -41,9 +43,9 @@ class Probe:
         return not (math.isfinite(self.valid) and all(map(math.isfinite, self.train)))
 
 
-def half_of(parts: int) -> int:
+def half_of(parts: Count) -> Count:
     """Parts after which a probe is validated a first time."""
-    return -(-parts // 2)
+    return (parts + 1) // 2
 
 
 def change(after: float, before: float) -> float:

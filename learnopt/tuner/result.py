@@ -83,7 +83,7 @@ class TuneResult:
         """Draw expected loss and probes over the learning rate to a picture."""
         from learnopt.tuner.picture import draw
 
-        return draw(self, Path(path))
+        return draw(self.entry(), Path(path))
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write `tuning.json` and `tuning.png` into a folder."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import nn
 
 from learnopt.tuner import meta_features
@@ -41,8 +40,8 @@ def tune(
         steps: optimizer steps of the run that is tuned for; None: by a rule of thumb, about 30 epochs.
         budget: optimizer steps for all probes together; None: as many as one full run. 0: no probe, the prior alone.
         seconds: wall-clock limit of the whole search.
-        loss: `(model, batch) -> ()`, for batches that are no pairs `(x, y)` or another loss. None: cross-entropy where y
-            is whole numbers, else the mean squared error.
+        loss: `(model, batch) -> ()`, for batches that are no pairs `(x, y)` or another loss. None: cross-entropy
+            where y is whole numbers, else the mean squared error.
         batch_size: for arrays; None: by a rule of thumb.
         seed: of initialisation and batches.
         progress: True: a progress bar on stderr; or a function that is told steps done and their number.
@@ -192,15 +191,15 @@ def _reason(found: Recommendation, probes: list[Probe], work: _Work, knowledge: 
         )
         best = min((p for p in probes if not p.failed), key=lambda p: (-p.parts, p.valid))
         said.append(
-            f"The one kept longest went from a validation loss of {work.start:.4g} to {best.valid:.4g} at {best.lr:.2g}. "
+            f"The longest one brought the validation loss from {work.start:.4g} to {best.valid:.4g}, at {best.lr:.2g}. "
         )
         failed = sorted({p.lr for p in probes if p.failed})
         if failed:
             said.append(f"The loss left the finite numbers at {', '.join(f'{lr:.2g}' for lr in failed)}. ")
         said.append(
-            f"A network that learned from {corpus} how such beginnings end expects the least loss at {chosen.lr:.3g} with "
-            f"a {chosen.schedule} schedule and weight decay {chosen.weight_decay:g}, and losses within 5 % of it from "
-            f"{found.interval[0]:.2g} to {found.interval[1]:.2g}."
+            f"A network that learned from {corpus} how such beginnings end expects the least loss at {chosen.lr:.3g} "
+            f"with a {chosen.schedule} schedule and weight decay {chosen.weight_decay:g}, and losses within 5 % of it "
+            f"from {found.interval[0]:.2g} to {found.interval[1]:.2g}."
         )
     if not work.data.held_out:
         said.append(" No validation data was given: losses are those of training batches, and do not show overfitting.")
@@ -213,7 +212,8 @@ class _reporting:
     """A context that gives a progress function: the user's, a bar's, or one that does nothing."""
 
     def __init__(self, progress: bool | Progress, total: int) -> None:
-        self._progress, self._total, self._bar = progress, total, None
+        self._progress, self._total = progress, total
+        self._bar: Any = None
 
     def __enter__(self) -> Progress:
         if callable(self._progress):
@@ -223,7 +223,7 @@ class _reporting:
         from rich.console import Console
         from rich.progress import Progress as Bar
 
-        self._bar: Any = Bar(console=Console(stderr=True), transient=True)
+        self._bar = Bar(console=Console(stderr=True), transient=True)
         self._bar.start()
         task = self._bar.add_task("tuning", total=self._total)
         return lambda done, of: self._bar.update(task, completed=done)
