@@ -1,4 +1,4 @@
-"""`learnopt tune` and `learnopt tune-train`: a recommendation for a table, and what recommendations are learned from."""
+"""`learnopt tune`: a recommendation for a table. `learnopt tune-train`: learn to recommend, from recorded runs."""
 
 from __future__ import annotations
 

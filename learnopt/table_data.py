@@ -169,4 +169,5 @@ class TargetEncoder:
         if self.labels is None:
             values: np.ndarray = outputs[:, 0].double().numpy() * self.deviation + self.mean
             return values
-        return np.array(self.labels, dtype=object)[outputs.argmax(1).numpy()]
+        words: np.ndarray = np.array(self.labels, dtype=object)[outputs.argmax(1).numpy()]
+        return words

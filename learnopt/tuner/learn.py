@@ -11,8 +11,14 @@ from learnopt.task import seed_of
 from learnopt.tuner import diagnosis_network, network
 from learnopt.tuner.knowledge import CLIP, Configuration, Knowledge
 from learnopt.tuner.lessons import Lessons, encode_prefixes
+from learnopt.tuner.probes import with_gaps
 
-STEPS, BATCH, LR, DECAY, DROPOUT = 1500, 96, 3e-3, 3e-3, 0.1
+STEPS, BATCH, LR, DECAY = 800, 96, 3e-3, 0.1
+DROPOUT = (0.3, 0.2)
+BLIND = 0.5
+"""Share of the examples without meta-features: with few tasks, they are soon learned by heart."""
+SHIFTED, MOST_SHIFT = 0.4, 2
+"""Share of the examples whose picture is moved along the rates by up to so many, without meta-features."""
 LEVEL = 0.01
 """Weight of the level's error: its unit is larger, its use smaller."""
 LENGTHS = (1, 2, 3, 5, 8, 13, 20)
@@ -71,12 +77,25 @@ def random_parts(batch: int, rates: int, centre: Tensor, generator: torch.Genera
     return torch.where(probed, torch.where(prolonged, torch.maximum(short, long), short), 0)
 
 
+def _moved(seen: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Some of the examples moved along the rates, `(B, CHANNELS, R)` and `(B, C, R)`, and which were, `(B,)`.
+
+    What comes in at an end is a copy of the end's target, and unprobed.
+    """
+    batch, rates = len(seen), seen.shape[-1]
+    by = torch.randint(-MOST_SHIFT, MOST_SHIFT + 1, (batch,), generator=generator)
+    by = torch.where(torch.rand(batch, generator=generator) < SHIFTED, by, 0)
+    source = torch.arange(rates)[None] - by[:, None]
+    inside, source = (source >= 0) & (source < rates), source.clamp(0, rates - 1)
+    seen = seen.gather(2, source[:, None].expand_as(seen)) * inside[:, None]
+    return with_gaps(seen), target.gather(2, source[:, None].expand_as(target)), by != 0
+
+
 def _member(lessons: Lessons, meta: Tensor, seed: int, steps: int) -> network.Weights:
     generator = torch.Generator().manual_seed(seed)
     target, levels = lessons.targets(), lessons.levels()
     tasks, seeds, rates = len(target), lessons.final.shape[1], len(lessons.rates)
     w = network.initial(len(lessons.others), rates, generator)
-    known = ~target.isnan()
     w["table"] = lessons.filled().mean(0)
     favourite = lessons.filled().mean(1).argmin(1).float()
 
@@ -84,10 +103,12 @@ def _member(lessons: Lessons, meta: Tensor, seed: int, steps: int) -> network.We
         task = torch.randint(tasks, (BATCH,), generator=generator)
         seed_ = torch.randint(seeds, (BATCH,), generator=generator)
         parts = random_parts(BATCH, rates, favourite[task], generator)
-        seen = encode_prefixes(lessons, task, seed_, parts)
-        regret, level = network.forward(w, meta[task], seen, DROPOUT)
-        missed = torch.where(known[task], regret - target[task].nan_to_num(), 0.0)
-        return missed.square().sum() / known[task].sum() + LEVEL * (level - levels[task]).square().mean()
+        seen, wanted, moved = _moved(encode_prefixes(lessons, task, seed_, parts), target[task], generator)
+        blind = moved | (torch.rand(BATCH, generator=generator) < BLIND)
+        regret, level = network.forward(w, meta[task] * ~blind[:, None], seen, DROPOUT)
+        known = ~wanted.isnan()
+        missed = torch.where(known, regret - wanted.nan_to_num(), 0.0)
+        return missed.square().sum() / known.sum() + LEVEL * (level - levels[task]).square().mean()
 
     return _fit(w, loss, steps, seed)
 

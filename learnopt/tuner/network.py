@@ -16,7 +16,8 @@ from torch.nn import functional
 from learnopt.tuner.meta_features import NAMES
 from learnopt.tuner.probes import CHANNELS
 
-CODE, WIDTH, KERNEL, MEMBERS = 8, 24, 5, 5
+VALID = CHANNELS.index("valid")
+CODE, WIDTH, KERNEL, MEMBERS = 4, 24, 5, 5
 
 Weights = dict[str, Tensor]
 
@@ -38,25 +39,29 @@ def initial(outputs: int, rates: int, generator: torch.Generator) -> Weights:
     }  # fmt: skip
 
 
-def forward(w: Weights, meta: Tensor, probes: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+def forward(
+    w: Weights, meta: Tensor, probes: Tensor, dropout: tuple[float, float] = (0.0, 0.0)
+) -> tuple[Tensor, Tensor]:
     """Expected regret and level.
 
     Args:
         meta: standardised meta-features, `(B, F)`.
         probes: encoded probes, `(B, len(CHANNELS), R)`.
-        dropout: share of meta-features and hidden units that are dropped, in training.
+        dropout: shares of meta-features and of hidden units that are dropped, in training.
 
     Returns:
         `(B, outputs, R)` and `(B,)`.
     """
     rates = probes.shape[-1]
-    meta = functional.dropout(meta, dropout, training=dropout > 0)
+    meta = functional.dropout(meta, dropout[0], training=dropout[0] > 0)
     code = torch.tanh(functional.linear(meta, w["meta"], w["meta_bias"]))
     place = torch.linspace(-1, 1, rates, device=meta.device).expand(len(meta), 1, rates)
     x = torch.cat([probes, code[..., None].expand(-1, -1, rates), place], 1)
     x = functional.gelu(functional.conv1d(x, w["conv1"], w["bias1"], padding=KERNEL // 2))
     whole = functional.linear(torch.cat([x.mean(-1), x.amax(-1)], -1), w["pool"])
-    x = functional.dropout(x, dropout, training=dropout > 0)
+    x = functional.dropout(x, dropout[1], training=dropout[1] > 0)
     x = functional.conv1d(x, w["conv2"], w["bias2"], padding=KERNEL // 2) + whole[..., None]
     level = functional.linear(functional.gelu(whole), w["level"], w["level_bias"])[:, 0]
+    # the level is told from where the best probe came to
+    level = level + probes[:, VALID].masked_fill(probes[:, 0] == 0, 0.0).amin(-1).clamp_max(0.0)
     return w["table"] + functional.conv1d(functional.gelu(x), w["out"]), level

@@ -7,6 +7,7 @@ import csv
 import io
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,10 @@ class Table:
 
     def entry(self) -> dict[str, Any]:
         """For JSON: what was predicted from what, and the preprocessing."""
+        target = self.target
         return {
-            "data": self.location, "target": self.column, "task": self.target.task, "labels": self.target.labels,
-            "target_mean": self.target.mean, "target_deviation": self.target.deviation, "train_rows": len(self.train[0]),
+            "data": self.location, "target": self.column, "task": target.task, "labels": target.labels,
+            "target_mean": target.mean, "target_deviation": target.deviation, "train_rows": len(self.train[0]),
             "valid_rows": len(self.valid[0]), "notes": self.notes, "preprocessing": self.features.entry(),
         }  # fmt: skip
 
@@ -59,7 +61,7 @@ class Table:
         """A freshly initialised fully connected network for this table."""
         sizes = [self.train[0].shape[1], *hidden, self.target.outputs]
         layers: list[nn.Module] = []
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        for a, b in pairwise(sizes):
             layers += [nn.Linear(a, b), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
 
