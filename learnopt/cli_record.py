@@ -27,6 +27,7 @@ def record_command(
     optimizers: Annotated[str, typer.Option(help="adamw, sgd, or both with a comma between")] = "adamw,sgd",
     seeds: Annotated[int, typer.Option(help="seeds per configuration")] = 2,
     rates: Annotated[int, typer.Option(help="number of learning rates; 0: 13 over five decades")] = 0,
+    decays: Annotated[int, typer.Option(help="number of weight decays, torch's default first; 0: all")] = 0,
     most_steps: Annotated[int, typer.Option(help="cap on a task's declared steps")] = 1000,
     most_seconds: Annotated[float, typer.Option(help="leave out what would take longer per task; 0: nothing")] = 0.0,
     share: Annotated[
@@ -34,13 +35,13 @@ def record_command(
     ] = "1/1",
 ) -> None:
     """Record runs of every rate, schedule and weight decay; the same command again goes on where it stopped."""
-    plan = RecordPlan(_words(optimizers), seeds, most_steps, most_seconds, rates)
+    plan = RecordPlan(_words(optimizers), seeds, most_steps, most_seconds, rates, decays)
     plan.check()
     if count < 1 or first < 0:
         raise ValueError(f"--count must be at least 1 and --first at least 0, got {count} and {first}")
     own, of = _share(share)
     corpus = Corpus(out)
-    corpus.agree({"seeds": seeds, "most_steps": most_steps, "rates": rates})
+    corpus.agree({"seeds": seeds, "most_steps": most_steps, "rates": rates, "decays": decays})
     makers = list(_tasks(tasks, first, count))[own - 1 :: of]
     console = Console(stderr=True)
     left_out: dict[str, str] = {}

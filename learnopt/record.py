@@ -38,6 +38,7 @@ class RecordPlan:
         most_steps: cap on a task's declared steps.
         most_seconds: a task that would take longer per optimizer is left out; 0: none is.
         rates: number of log-spaced learning rates over a recipe's range; 0: the recipe's own.
+        decays: number of weight decays, torch's default first; 0: all of the recipe's.
     """
 
     optimizers: tuple[str, ...] = ("adamw", "sgd")
@@ -45,6 +46,7 @@ class RecordPlan:
     most_steps: int = 1000
     most_seconds: float = 0.0
     rates: int = 0
+    decays: int = 0
 
     def check(self) -> None:
         """Raise ValueError for what cannot be recorded."""
@@ -54,6 +56,8 @@ class RecordPlan:
         for name in ("seeds", "most_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.decays < 0:
+            raise ValueError(f"decays must be at least 0, got {self.decays}")
         if self.rates < 0 or self.rates == 1:
             raise ValueError(f"rates must be 0 or at least 2, got {self.rates}")
 
@@ -61,7 +65,8 @@ class RecordPlan:
         """All configurations of an optimizer, rates fastest."""
         recipe = RECIPES[optimizer]
         rates = recipe.rates if not self.rates else recipe.finer(self.rates)
-        return [Configuration(*c) for c in itertools.product(recipe.decays, SCHEDULES, rates)]
+        decays = recipe.decays[: self.decays or None]
+        return [Configuration(*c) for c in itertools.product(decays, SCHEDULES, rates)]
 
 
 class Configuration(NamedTuple):

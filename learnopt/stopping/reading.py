@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from learnopt.stopping import curve_features
+from learnopt.stopping.curve_features import CurveState
 from learnopt.stopping.curve_network import CurveNetwork
 
 MOST = 64
@@ -20,10 +21,11 @@ class CurveReader:
 
     Args:
         total: last step of the run; None: unknown.
+        every: whether it reads every value, however many there are.
     """
 
-    def __init__(self, network: CurveNetwork, total: float | None) -> None:
-        self._network, self._total = network, total
+    def __init__(self, network: CurveNetwork, total: float | None, every: bool = False) -> None:
+        self._network, self._total, self._every = network, total, every
         self._state = curve_features.begin(1)
         self._memory: tuple[Tensor, Tensor] | None = None
         self._known: Tensor | None = None
@@ -60,7 +62,14 @@ class CurveReader:
         self._read_at, self._read_number = step, self._told
         return True
 
+    def moment(self) -> tuple[Tensor, CurveState]:
+        """What is known after the last value read, `(1, ...)`, and the memory of the curve."""
+        assert self._known is not None
+        return self._known[:, -1], self._state
+
     def _wants(self, step: float) -> bool:
+        if self._every:
+            return True
         if self._total is not None and step <= self._total:
             return step - self._read_at >= self._total / MOST * 0.99
         return self._told - self._read_number >= max(1, self._told // MOST)

@@ -1,0 +1,1 @@
+"""Adapters to other packages; each module needs its own package installed."""
