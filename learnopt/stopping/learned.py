@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from typing import Any
@@ -55,7 +56,9 @@ class LearnedStopper(Stopper):
         super().__init__(mode)
         if of not in SCALES:
             raise ValueError(f"of must be 'progress' or 'value', got {of!r}")
-        self.total_steps = None if total_steps is None else check_number(total_steps, "total_steps", 0)
+        if total_steps is not None and not check_number(total_steps, "total_steps", -math.inf) > 0:
+            raise ValueError(f"total_steps must be a finite number above 0, got {total_steps!r}")
+        self.total_steps = total_steps
         self.tolerance = check_number(tolerance, "tolerance", 0, 1)
         self.of, self.weights = of, weights
         loaded = stored.load(weights)
