@@ -5,8 +5,8 @@
 
 A study draws its trials from one task's recorded runs (learning rate, schedule, weight decay, optimizer, seed) at
 random; every pruner gets the same trials in the same order. A trial reports its recorded validation losses and returns
-the best one. Two questions are asked of a study: is the best value of all trials, pruned ones included, within 1 % of the
-best that the unpruned study sees, and is the best completed trial's? Without a pruner both are so by definition.
+the best one. Two questions are asked of a study: is the best value of all trials, pruned ones included, within 1 % of
+the best that the unpruned study sees, and is the best completed trial's? Without a pruner both are so by definition.
 Intervals are 95 % bootstraps over tasks. Writes `pruners.json`.
 """
 

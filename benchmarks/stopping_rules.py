@@ -9,6 +9,7 @@ Every task counts alike; intervals are 95 % bootstraps over tasks. Writes `stopp
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +78,16 @@ def calibration(runs: Curves, loaded: weights.Loaded) -> list[dict]:
     alive = (torch.arange(chances.shape[1]) < runs.length[:, None] - 1) & torch.isfinite(best)
     edges = torch.linspace(0, 1, 11)
     rows = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges.tolist()):
         inside = alive & (chances >= low) & (chances < high)
         if inside.any():
-            rows.append({"stated": round(float(chances[inside].mean()), 3), "happened": round(float(truth[inside].double().mean()), 3),
-                         "moments": int(inside.sum())})  # fmt: skip
+            stated, happened = chances[inside].mean(), truth[inside].double().mean()
+            row = {
+                "stated": round(float(stated), 3),
+                "happened": round(float(happened), 3),
+                "moments": int(inside.sum()),
+            }
+            rows.append(row)
     return rows
 
 

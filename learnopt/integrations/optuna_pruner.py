@@ -30,18 +30,18 @@ class LearnedPruner(BasePruner):
 
     Networks that have learned from recorded training runs read the trial's own curve and its standing among the
     finished trials. Every finished trial counts, pruned ones with what they had, so that it can prune from the second
-    trial on; scale and sign of the values do not matter. Trials that lead are not pruned unless `prune_leaders` says so.
+    trial on; scale and sign of the values do not matter. Trials that lead are not pruned unless `prune_leaders` is set.
 
     Args:
-        n_startup_trials: pruning is disabled until this number of trials has completed; 0 is as 1, since there is nothing
-            to compare with before.
+        n_startup_trials: pruning is disabled until this number of trials has completed; 0 is as 1, since there is
+            nothing to compare with before.
         n_warmup_steps: pruning is disabled before this step.
-        interval_steps: steps between the checks, counted from `n_warmup_steps`; a check without a value is made up for at
-            the next one.
+        interval_steps: steps between the checks, counted from `n_warmup_steps`; a check without a value is made up for
+            at the next one.
         total_steps: last step of a trial that is not pruned; None: the longest completed trial's.
         threshold: prunes below this probability; None: as the weights were calibrated.
-        prune_leaders: whether a trial ahead of all earlier ones is pruned as well when it is unlikely to improve: Optuna
-            then has its value as an intermediate one only.
+        prune_leaders: whether a trial ahead of all earlier ones is pruned as well when it is unlikely to improve:
+            Optuna then has its value as an intermediate one only.
         weights: name of shipped weights or path of an artifact of `learnopt stopper-train`.
 
     Raises:
@@ -98,9 +98,7 @@ class LearnedPruner(BasePruner):
         due = (step - self._n_warmup_steps) // self._interval_steps * self._interval_steps + self._n_warmup_steps
         return all(s < due for s in trial.intermediate_values if s != step)
 
-    def _judge(
-        self, key: _Key, values: dict[int, float], curves: list[_Curve], step: int, total: float
-    ) -> bool:
+    def _judge(self, key: _Key, values: dict[int, float], curves: list[_Curve], step: int, total: float) -> bool:
         reader = self._read(key, values, total)
         leads = reader.best <= min(c.best[-1] for c in curves)
         if leads and not self._prune_leaders:

@@ -158,8 +158,6 @@ class LearnedMLP(BaseEstimator):  # type: ignore[misc]
         )  # fmt: skip
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         present = weights > 0
-        if not present.any():
-            raise ValueError("sample_weight must be positive somewhere, got zeros only")
         X, y, weights = X[present], y[present], weights[present]
         return training.merge(X, y, weights) if X.shape[0] <= self._batch(X.shape[0]) else (X, y, weights)
 
@@ -179,12 +177,15 @@ class LearnedMLP(BaseEstimator):  # type: ignore[misc]
         rows = np.arange(len(targets))
         if self.early_stopping is False or (self.early_stopping == "auto" and len(rows) < ENOUGH):
             return rows, None
-        counts = np.bincount(targets) if loss.kind == "classes" else np.zeros(1)
-        aside = math.ceil(self.validation_fraction * len(rows))
-        able = counts[counts > 0].min(initial=np.inf) >= 2 and len(counts) <= min(aside, len(rows) - aside)
-        stratify = targets if loss.kind == "classes" and able else None
+        stratify = targets if loss.kind == "classes" and self._can_stratify(targets) else None
         split = train_test_split(rows, test_size=self.validation_fraction, stratify=stratify, random_state=random)
         return split[0], split[1]
+
+    def _can_stratify(self, targets: Array) -> bool:
+        """Whether every class has rows for both parts."""
+        counts = np.unique(targets, return_counts=True)[1]
+        aside = math.ceil(self.validation_fraction * len(targets))
+        return int(counts.min()) >= 2 and len(counts) <= min(aside, len(targets) - aside)
 
     def _rows(self, X: Any, targets: Array, weights: Array) -> Rows:
         return Rows(X, targets, weights, self._centre, self._scale)
