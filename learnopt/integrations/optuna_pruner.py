@@ -171,6 +171,6 @@ def _lower_is_better(trial: FrozenTrial, sign: float) -> dict[int, float]:
     return {s: sign * v if math.isfinite(v) else math.nan for s, v in ordered}
 
 
-def _forget_oldest(kept: dict[int, Any]) -> None:
+def _forget_oldest(kept: dict[Any, Any]) -> None:
     while len(kept) > _KEPT:
         del kept[next(iter(kept))]

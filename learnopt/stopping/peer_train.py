@@ -141,7 +141,8 @@ def fit(
             inputs += study.inputs
             truth += study.truth
         network = _fit_once(torch.cat(inputs), torch.cat(truth), seed + number, iterations)
-        say(f"round {number + 1} of {ROUNDS}: {len(tasks) * STUDIES * (number + 1)} studies, {sum(map(len, truth))} moments")
+        studies = len(tasks) * STUDIES * (number + 1)
+        say(f"round {number + 1} of {ROUNDS}: {studies} studies, {sum(map(len, truth))} moments")
     assert network is not None
     return network
 
