@@ -264,7 +264,7 @@ def one_pass(
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step(loss=value)
         weight = float(weights.sum())
-        sums, total = sums + float(value) * weight, total + weight
+        sums, total = sums + float(value.detach()) * weight, total + weight
         course.seen += len(index)
     course.steps += len(batches)
     course.passes += 1

@@ -19,8 +19,6 @@ from learnopt.stopping.peer_network import PeerNetwork
 
 ROUNDS = 4
 """Times that studies are simulated, the first with pruning at random."""
-STUDIES = 5
-"""Studies of every task in a round."""
 TRIALS = (20, 60)
 BEYOND = 15
 """Moments of a pruned trial that are learned from beyond the one where it is pruned."""
@@ -131,7 +129,7 @@ def fit(
     truth: list[Tensor] = []
     network: PeerNetwork | None = None
     for number in range(ROUNDS):
-        for task in tasks * STUDIES:
+        for task in tasks:
             trials = min(int(random.choice(TRIALS)), len(task.best))
             order = random.permutation(len(task.best))[:trials].tolist()
             level = 0.5 if network is None else float(random.uniform(0.005, 0.05))
@@ -141,7 +139,7 @@ def fit(
             inputs += study.inputs
             truth += study.truth
         network = _fit_once(torch.cat(inputs), torch.cat(truth), seed + number, iterations)
-        studies = len(tasks) * STUDIES * (number + 1)
+        studies = len(tasks) * (number + 1)
         say(f"round {number + 1} of {ROUNDS}: {studies} studies, {sum(map(len, truth))} moments")
     assert network is not None
     return network
