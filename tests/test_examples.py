@@ -10,6 +10,9 @@ import pytest
 SCRIPTS = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")  # Lightning's own, then its advice
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
 def test_example(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     accuracy = runpy.run_path(str(script))["main"](steps=60)

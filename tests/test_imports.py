@@ -68,6 +68,12 @@ def test_runtime_arm_imports_no_training() -> None:
     assert reached == RUNTIME
 
 
+def test_integrations_need_the_runtime_arm_only() -> None:
+    ours = {m for m in GRAPH if m.startswith("integrations.")}
+    assert {"integrations.lightning", "integrations.transformers", "integrations.skorch"} <= ours
+    assert {f for m in ours for f in GRAPH[m]} <= RUNTIME | ours | {"integrations"}
+
+
 def test_tasks_are_imported_by_the_command_line_only() -> None:
     users = {m for m, found in GRAPH.items() if any(f == "tasks" or f.startswith("tasks.") for f in found)}
     assert users, "the scan finds nothing"

@@ -35,6 +35,7 @@ def test_links_lead_somewhere(path: str) -> None:
 
 def test_constraints_pin_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["rivals"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["rivals"], *extras["integrations"]]
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert {re.split(r"[<>=]", name)[0] for name in wanted} <= pinned

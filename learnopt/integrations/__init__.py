@@ -1,1 +1,4 @@
-"""Adapters to other packages; each module needs its own package installed."""
+"""Callbacks for other people's trainers, one module each; importing one needs the trainer's package.
+
+`pip install 'learnopt[integrations]'` installs them all.
+"""
