@@ -27,7 +27,7 @@ def main(steps: int = 300) -> float:
         if step % 50 == 0:
             print(f"step {step:4d}  loss {loss.item():.3f}  schedule {optimizer.schedule:.2f}")
         if optimizer.should_stop:
-            print(f"stopped at step {step}: probability {optimizer.stop_probability:.3f} that waiting is pointless")
+            print(f"stopped: {optimizer.stop_reason}")
             break
     model.eval()
     accuracy = (model(x[1200:]).argmax(1) == y[1200:]).float().mean().item()

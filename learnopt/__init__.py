@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from learnopt import differentiable as _differentiable  # noqa: F401  # registers with higher
 from learnopt.optimizer import LearnedOptimizer
+from learnopt.recorder import Recorder
 
 if TYPE_CHECKING:
     from learnopt.stopping import LearnedStopper, Patience
@@ -15,7 +16,16 @@ if TYPE_CHECKING:
     from learnopt.tuner.tune import tune
 
 __version__ = "0.1.0"
-__all__ = ["LearnedOptimizer", "LearnedStopper", "Patience", "__version__", "diagnose", "select_model", "tune"]
+__all__ = [
+    "LearnedOptimizer",
+    "LearnedStopper",
+    "Patience",
+    "Recorder",
+    "__version__",
+    "diagnose",
+    "select_model",
+    "tune",
+]
 
 _LATER = {
     "LearnedStopper": "learnopt.stopping",

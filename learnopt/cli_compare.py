@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +13,9 @@ import joblib
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
-from learnopt import devices
+from learnopt import devices, recording_report
 from learnopt import report as reports
 from learnopt.compare import Comparison, Plan, compare, default_optimizers, writable
 from learnopt.figures import against_each, summarise, task_rows
@@ -50,8 +52,14 @@ def compare_command(
     _show(entry, reports.write(entry, result.runs, folder), result.skipped)
 
 
-def report_command(folder: Annotated[Path, typer.Argument(help="folder of a finished comparison")]) -> None:
-    """Draw tables and plots again, from the runs that a comparison stored."""
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="folder of a finished comparison, or a Recorder's file")],
+) -> None:
+    """Draw tables and plots: again of a comparison, from the runs it stored, or of a recording."""
+    if folder.is_file():
+        tables, picture = recording_report.report(folder)
+        _print(tables, [picture])
+        return
     entry, runs = reports.read(folder)
     entry["tasks"] = task_rows(runs, entry["reference"])
     entry["figures"] = summarise(entry["tasks"], entry["plan"]["optimizers"])
@@ -96,12 +104,15 @@ def _run(plan: Plan, folder: Path, workers: int) -> Comparison:
 
 
 def _show(entry: dict[str, object], paths: list[Path], skipped: list[str]) -> None:
+    _print([reports.terminal_table(entry), *(f"note: {reason}" for reason in skipped)], paths)
+
+
+def _print(shown: Sequence[Table | str], paths: Sequence[Path]) -> None:
     console = Console()
     if not console.is_terminal:
         # the table is not folded where it goes to a file
         console.width = max(160, console.width)
-    console.print(reports.terminal_table(entry))
-    for reason in skipped:
-        console.print(f"note: {reason}", soft_wrap=True, highlight=False)
+    for part in shown:
+        console.print(part, soft_wrap=isinstance(part, str), highlight=False)
     for path in paths:
         console.print(f"wrote {path}", soft_wrap=True, highlight=False)

@@ -71,12 +71,14 @@ def field(memory: Tensor, name: str) -> Tensor:
     return memory[..., PLACES[name] : PLACES[name] + _PARTS[name]]
 
 
-def decided(memory: Tensor | None) -> dict[str, float]:
-    """The last decision about one tensor, `(MEMORY_SIZE,)`, for people to read; zeros before its first step."""
-    values = torch.zeros(MEMORY_SIZE) if memory is None else memory.detach().float().cpu()
-    names = {"learning_rate": "step_size", "decay": "decay", "orthogonal": "gate", "pull": "pull"}
-    scalars = {key: float(field(values, name)[0]) for key, name in names.items()}
-    return scalars | dict(zip(("gradient", "momentum"), field(values, "mixture").tolist(), strict=True))
+DECIDED = {"learning_rate": "step_size", "decay": "decay", "orthogonal": "gate", "pull": "pull"}
+"""What people read of a decision, and the part of a memory that holds it; `gradient` and `momentum` are the mixture."""
+
+
+def decided(memories: Tensor) -> dict[str, Tensor]:
+    """The last decisions about `n` tensors for people to read, `(n,)` each, from `(n, MEMORY_SIZE)`."""
+    values = {key: field(memories, name)[..., 0] for key, name in DECIDED.items()}
+    return values | dict(zip(("gradient", "momentum"), field(memories, "mixture").unbind(-1), strict=True))
 
 
 def read_state(memory: Tensor, moments: tuple[tuple[Tensor, ...], ...], run: Run, dtype: torch.dtype) -> RuleState:

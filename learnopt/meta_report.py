@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.table import Table
 
-from learnopt.atomic import write_bytes
+from learnopt import canvas
 
 CURVE = "learning_curve.png"
 
@@ -27,8 +24,7 @@ def draw_curve(rows: list[dict[str, Any]], out: Path) -> Path:
     """Draw meta-loss and validation score over meta-steps into `out`; returns the picture's path."""
     train = [r["meta_loss"] for r in rows if "meta_loss" in r]
     valid = [(r["meta_step"], r["valid"]) for r in rows if "valid" in r]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas.new_figure(8, 4.5)
     axes = figure.subplots()
     if train:
         axes.plot(range(1, len(train) + 1), train, color="#9ecae1", linewidth=0.5, alpha=0.6)
@@ -43,11 +39,7 @@ def draw_curve(rows: list[dict[str, Any]], out: Path) -> Path:
     axes.grid(alpha=0.3)
     if train or valid:
         axes.legend(frameon=False)
-    path = out / CURVE
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
-    write_bytes(path, picture.getvalue())
-    return path
+    return canvas.save(figure, out / CURVE, dpi=130)
 
 
 def table(rows: list[dict[str, Any]]) -> Table:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from learnopt import canvas
 from learnopt.baselines import REGISTRY
 from learnopt.figures import Runs
 from learnopt.metrics import smoothed
@@ -41,7 +42,7 @@ def draw(entry: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
     observed = [name for name in style.names if any(run.observations for t in tasks for run in runs[t, name])]
     if observed:
         pictures["learning-rates.png"] = lambda: learning_rates(runs, tasks, observed[0])
-    return [_save(make(), folder / name) for name, make in pictures.items()]
+    return [canvas.save(make(), folder / name, DPI) for name, make in pictures.items()]
 
 
 class _Style:
@@ -83,19 +84,8 @@ def _label(name: str) -> str:
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas.new_figure(width, height)
     return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=DPI, format="png")
-    temporary.replace(path)
-    return path
 
 
 def ratios(entry: dict[str, Any], style: _Style) -> Figure:
@@ -198,21 +188,8 @@ def _loss_axis(axis: Axes) -> None:
         axis.set_yscale("log")
         axis.set_ylim(low * 0.85, max(high, low) * 1.15)
         if high / low < 30:
-            _plain_ticks(axis)
-    axis.tick_params(labelsize=8, which="both")
-    axis.grid(color="#EEEEEE", linewidth=0.6)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-
-
-def _plain_ticks(axis: Axes) -> None:
-    """Few round numbers instead of powers of ten, which a narrow range would show one of."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_minor_formatter(NullFormatter())
+            canvas.few_ticks(axis)
+    canvas.plain(axis)
 
 
 def learning_rates(runs: Runs, tasks: Sequence[str], name: str, most: int = 8) -> Figure:

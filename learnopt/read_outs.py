@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from learnopt import memory
+from learnopt import evidence, memory
+from learnopt.evidence import Evidence
+from learnopt.layout import Layout
 
 _STOP_AFTER = 20
 """Losses that must have been seen before `should_stop` may be true."""
@@ -34,6 +36,14 @@ class ReadOuts(Optimizer):
         run: Tensor = self.state[keeper]["run"]
         return run
 
+    def _memories(self) -> Tensor:
+        """What is remembered of every parameter tensor, `(tensors, MEMORY_SIZE)`; zeros before its first step."""
+        rows = [self.state.get(p, {}).get("memory") for p in self._params()]
+        device = next((row.device for row in rows if row is not None), None)
+        none = torch.zeros(memory.MEMORY_SIZE, device=device)
+        found = [none if row is None else row.detach().to(device) for row in rows]
+        return torch.stack(found) if found else none[None][:0]
+
     def learning_rates(self) -> list[float]:
         """Effective learning rate of every parameter tensor in the last step, in units of weight, in the groups' order.
 
@@ -48,9 +58,29 @@ class ReadOuts(Optimizer):
         directions, sums to 1), `orthogonal` (share of the orthogonalised direction) and `pull` (share of the way back
         to the averaged weights).
         """
+        columns = {key: values.tolist() for key, values in self.decisions().items()}
         return [
-            {"shape": tuple(p.shape), **memory.decided(self.state.get(p, {}).get("memory"))} for p in self._params()
+            {"shape": tuple(p.shape), **{key: values[i] for key, values in columns.items()}}
+            for i, p in enumerate(self._params())
         ]
+
+    def decisions(self) -> dict[str, Tensor]:
+        """The numbers of `explain` as one tensor per key, `(tensors,)` float32 on the CPU; read in one go."""
+        return memory.decided(self._memories().cpu())
+
+    def explain_run(self) -> dict[str, float | None]:
+        """What holds for the whole run after the last step.
+
+        Keys: `step` (steps taken), `skipped`, `loss_average` (of about the last 7 losses told, over all ranks; None
+        without any), `schedule` and `stop_probability`.
+        """
+        run = memory.read_run(self._run().cpu())
+        sign = -1.0 if self.param_groups[0]["maximize"] else 1.0  # an objective is remembered as its negative
+        return {
+            "step": int(run.step), "skipped": int(run.skipped),
+            "loss_average": sign * float(run.history.fast) if float(run.history.number) else None,
+            "schedule": float(run.schedule), "stop_probability": float(run.stop),
+        }  # fmt: skip
 
     @property
     def schedule(self) -> float:
@@ -66,7 +96,38 @@ class ReadOuts(Optimizer):
     def should_stop(self) -> bool:
         """True when the meta-network is sure that going on is pointless; needs losses to be given."""
         run = self._run()
-        return float(run[_NUMBER]) >= _STOP_AFTER and float(run[_STOP]) > self._meta["threshold"]
+        return float(run[_NUMBER]) >= _STOP_AFTER and float(run[_STOP]) > self.stop_threshold
+
+    @property
+    def stop_threshold(self) -> float:
+        """Probability above which `should_stop` turns true."""
+        return float(self._meta["threshold"])
+
+    def stop_evidence(self) -> list[Evidence]:
+        """What the stop probability rests on now, what speaks most for stopping first; empty before the first step.
+
+        Worked out from the state as it is, so that it is the same after loading; the readings of the gradients are
+        those that the next step will see.
+        """
+        params = self._params()
+        stepped = [i for i, p in enumerate(params) if p.numel() and "memory" in self.state.get(p, {})]
+        if not stepped or self._meta["stop"] is None:
+            return []
+        shapes = [(*p.shape, 2) if p.is_complex() else p.shape for p in (params[i] for i in stepped)]
+        memories = self._memories()[stepped].float().cpu()
+        horizon = float(self.param_groups[0]["total_steps"] or 0)
+        run = memory.read_run(self._run().cpu())
+        return evidence.gather(self._meta["stop"], memories, Layout.of(shapes), run, horizon)
+
+    @property
+    def stop_reason(self) -> str | None:
+        """One line that says why `should_stop` is true; None while it is not."""
+        if not self.should_stop:
+            return None
+        run = memory.read_run(self._run().cpu())
+        return evidence.sentence(
+            int(run.step + run.skipped), float(run.stop), self.stop_threshold, self.stop_evidence()
+        )
 
     @property
     def skipped_steps(self) -> int:

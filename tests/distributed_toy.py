@@ -6,6 +6,7 @@ same on all ranks. Rank 0 leaves them in FOLDER.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import sys
 import warnings
@@ -21,7 +22,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn import functional
 
-from learnopt import LearnedOptimizer, spread
+from learnopt import LearnedOptimizer, Recorder, spread
 
 STEPS, ROWS = 12, 24
 
@@ -54,15 +55,16 @@ def prepared(way: str) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, LearnedOptimizer(model.parameters(), total_steps=STEPS, process_group=group)
 
 
-def main(way: str, folder: Path) -> None:
-    warnings.simplefilter("ignore")  # torch's own
-    torch.set_num_threads(1)
-    alone = way == "one-process"
-    if not alone:
-        dist.init_process_group("gloo")
-    rank, ranks = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+def work(way: str, folder: Path, rank: int, ranks: int) -> str:
+    """Train, save where that is the way, and return the digest."""
     model, optimizer = prepared(way)
+    recorder = Recorder(optimizer, names=model) if rank == 0 else None  # one rank looks, the others do not wait
     train(model, optimizer, range(STEPS // 2), rank, ranks)
+    if recorder is not None:
+        recorder.close()
+        assert recorder.recording.last_step == STEPS // 2
+        assert not any(name.startswith("tensor") for name in recorder.recording.names)
+        assert recorder.optimizer.stop_evidence()
     if way == "fsdp-saved":
         states = get_state_dict(model, optimizer)
         dcp.save({"model": states[0], "optimizer": states[1]}, checkpoint_id=folder / "saved")
@@ -75,7 +77,18 @@ def main(way: str, folder: Path) -> None:
     whole = [spread.whole(p).detach() for p in model.parameters()]
     if rank == 0:
         torch.save(whole, folder / f"{way}.pt")
-    print(hashlib.sha256(b"".join(p.contiguous().numpy().tobytes() for p in whole)).hexdigest(), flush=True)
+    return hashlib.sha256(b"".join(p.contiguous().numpy().tobytes() for p in whole)).hexdigest()
+
+
+def main(way: str, folder: Path) -> None:
+    warnings.simplefilter("ignore")  # torch's own
+    torch.set_num_threads(1)
+    alone = way == "one-process"
+    if not alone:
+        dist.init_process_group("gloo")
+    rank, ranks = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
+    print(work(way, folder, rank, ranks), flush=True)
+    gc.collect()  # a model that outlives the group takes it down itself, holding a lock that gloo's thread may wait for
     if not alone:
         dist.destroy_process_group()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,3 +57,21 @@ def snapshot(optimizer: LearnedOptimizer) -> list[Tensor]:
 def assert_same(a: list[Tensor], b: list[Tensor]) -> None:
     assert len(a) == len(b)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def optimised(weights: str, **options: Any) -> tuple[nn.Sequential, LearnedOptimizer]:
+    """The tiny network and its optimizer."""
+    model = network()
+    return model, LearnedOptimizer(model.parameters(), weights=weights, **options)
+
+
+class Written:
+    """Stands in for a SummaryWriter."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, float, int]] = []
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        assert isinstance(scalar_value, float)
+        assert math.isfinite(scalar_value)
+        self.rows.append((tag, scalar_value, global_step))

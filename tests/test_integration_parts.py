@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from optimizer_toy import loss_of, network
 from torch import nn
-from trainer_toy import impatient_weights
 
 from learnopt import LearnedOptimizer, memory
 from learnopt.integrations import decisions
@@ -108,18 +106,3 @@ def test_tensors_without_a_name_go_by_their_place() -> None:
     names = ["0.weight", "1", "1.weight", "1.bias", "3.weight", "3.bias"]
     assert list(logged)[2:] == [f"learnopt/learning_rate/{name}" for name in names]
     assert list(logged.values())[2:] == optimizer.learning_rates()
-
-
-def test_the_reason_is_one_line(tmp_path: Path) -> None:
-    model = network()
-    optimizer = LearnedOptimizer(model.parameters(), weights=impatient_weights(tmp_path))
-    for seed in range(20):
-        optimizer.zero_grad()
-        loss = loss_of(model, seed)
-        loss.backward()
-        optimizer.step(loss=loss)
-    assert optimizer.should_stop
-    said = decisions.reason(optimizer)
-    assert "\n" not in said
-    assert "sure" in said
-    assert "the best validation loss will not improve any more" in said

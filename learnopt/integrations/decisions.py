@@ -1,4 +1,4 @@
-"""What a trainer's callback reads from a `LearnedOptimizer`: numbers for its logger, whether to stop, in words why."""
+"""What a trainer's callback reads from a `LearnedOptimizer`: the optimizer itself, numbers for its logger."""
 
 from __future__ import annotations
 
@@ -46,9 +46,3 @@ def numbers(
         for i, (p, rate) in enumerate(zip(own, optimizer.learning_rates(), strict=True)):
             logged[f"{prefix}/learning_rate/{names.get(id(p), i)}"] = rate
     return logged
-
-
-def reason(optimizer: LearnedOptimizer) -> str:
-    """One line that says why the optimizer wants to stop."""
-    told: str | None = getattr(optimizer, "stop_reason", None)
-    return told or f"{optimizer.stop_probability:.1%} sure that the best validation loss will not improve any more"

@@ -95,7 +95,7 @@ class LearnedOptimizerCallback(Callback):  # type: ignore[misc]
         agreed = all(o.should_stop for o in self._optimizers)
         if trainer.strategy.reduce_boolean_decision(agreed, all=True) and self.stop_reason is None:
             trainer.should_stop = True
-            self.stop_reason = decisions.reason(self._optimizers[0])
+            self.stop_reason = self._optimizers[0].stop_reason
             if trainer.is_global_zero:
                 _log.warning("training ends: %s", self.stop_reason)
 

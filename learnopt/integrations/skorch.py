@@ -60,7 +60,7 @@ class LearnedOptimizerCallback(Callback):  # type: ignore[misc]
         net.history.record("schedule", optimizer.schedule)
         net.history.record("stop_probability", optimizer.stop_probability)
         if self.stop and optimizer.should_stop:
-            self.stop_reason_ = decisions.reason(optimizer)
+            self.stop_reason_ = optimizer.stop_reason
             if net.verbose:
                 print(f"Stopping: {self.stop_reason_}")
             raise KeyboardInterrupt  # skorch's way to end `fit`

@@ -99,7 +99,7 @@ class LearnedOptimizerCallback(TrainerCallback):  # type: ignore[misc]
         optimizer = decisions.find(kwargs["optimizer"])
         if self._stop and self.stop_reason is None and optimizer.should_stop:
             control.should_training_stop = True
-            self.stop_reason = decisions.reason(optimizer)
+            self.stop_reason = optimizer.stop_reason
             if state.is_world_process_zero:
                 _log.warning("training ends: %s", self.stop_reason)
 
