@@ -126,6 +126,8 @@ class _Work:
 
     def _features(self) -> list[float]:
         model = self.make()
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ValueError("the model has no trainable parameters")
         batches = list(islice(self.data.stream(), meta_features.BATCHES))
         seeded("features", self.seed)
         self.start = judge(model, self.loss, self.data)
