@@ -3,9 +3,9 @@
     learnopt record CORPUS --tasks meta_valid,held_out --rates 20 --decays 1 --seeds 3 --optimizers adamw
     python benchmarks/tune.py CORPUS --out results/tune
 
-Trials are looked up in the recorded grid of 20 learning rates x {constant, cosine}: every method sees the runs of one seed
-and is judged by the run it keeps. Range tests and `LearnedOptimizer` are run here, with the same initialisations and
-batches. Costs are in full runs and count the run whose model is kept.
+Trials are looked up in the recorded grid of 20 learning rates x {constant, cosine}: every method sees the runs of one
+seed and is judged by the run it keeps. Range tests and `LearnedOptimizer` are run here, with the same initialisations
+and batches. Costs are in full runs and count the run whose model is kept.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,11 +99,13 @@ def learned_losses(name: str, seeds: int, steps: int) -> list[float]:
     return [float(x) for x in found.valid[0]]
 
 
-def extra(name: str, seeds: int, steps: int, cache: Path) -> dict:
+def extra(name: str, seeds: int, steps: int, cache: Path, only_kept: bool) -> dict | None:
     """What is not in the recorded grid, kept on disk."""
     path = cache / f"{name}.json"
     if path.exists():
         return json.loads(path.read_text())
+    if only_kept:
+        return None
     entry: dict = {"learned": learned_losses(name, seeds, steps), "lightning": [], "valley": [], "steep": []}
     for rates, losses in [range_losses(name, seeds, 1e-8, 1.0)]:
         entry["lightning"] = [lightning(rates, row) for row in losses]
@@ -120,8 +123,13 @@ def methods(known: Knowledge, extras: dict[str, dict]) -> dict[str, tuple[float,
     def mean(f: Callable[[World, int], float]) -> Method:
         return lambda w: float(np.mean([f(w, i) for i in range(REPEATS)]))
 
+    def learned(w: World) -> float:
+        return w.regret_of(extras[w.task]["learned"][w.seed]) if w.task in extras else math.nan
+
     def suggested(key: str, schedule: str) -> Method:
         def regret(w: World) -> float:
+            if w.task not in extras:
+                return math.nan
             lr = extras[w.task][key][w.seed]
             return w.regret(schedule, lr if lr is not None else 1e-3)
 
@@ -133,7 +141,7 @@ def methods(known: Knowledge, extras: dict[str, dict]) -> dict[str, tuple[float,
     found: dict[str, tuple[float, Method]] = {
         "AdamW 1e-3, constant (torch's default)": (1, lambda w: w.regret("constant", 1e-3)),
         "AdamW 1e-3, cosine": (1, lambda w: w.regret("cosine", 1e-3)),
-        "LearnedOptimizer": (1, lambda w: w.regret_of(extras[w.task]["learned"][w.seed])),
+        "LearnedOptimizer": (1, learned),
         "learned list, first": (1, lambda w: best_of_list(w, 1)),
         "learned list, first 2": (2, lambda w: best_of_list(w, 2)),
         "learned list, first 3": (3, lambda w: best_of_list(w, 3)),
@@ -159,22 +167,32 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/tune"))
     parser.add_argument("--cache", type=Path, default=Path("/tmp/tune-extras"))
     parser.add_argument("--knowledge", default="adamw")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no further range tests after so long")
     args = parser.parse_args()
     torch.set_num_threads(1)
     known = load(args.knowledge)
     found = [w for frame in Corpus(args.corpus).frames("adamw") for w in worlds(frame)]
     tasks = list(dict.fromkeys(w.task for w in found))
-    extras = {}
+    extras: dict[str, dict] = {}
+    deadline = time.monotonic() + args.seconds
     for name in tasks:
         own = [w for w in found if w.task == name]
-        extras[name] = extra(name, len(own), own[0].steps, args.cache)
+        kept = extra(name, len(own), own[0].steps, args.cache, time.monotonic() > deadline)
+        if kept is None:
+            continue
+        extras[name] = kept
         print(f"{len(extras)} of {len(tasks)}: {name}", flush=True)
     seeds = len(found) // len(tasks)
     rows, each = {}, {}
     for name, (cost, regret) in methods(known, extras).items():
         values = np.array([regret(w) for w in found]).reshape(len(tasks), seeds)
-        rows[name] = {"runs": cost} | summary(values)
-        each[name] = {task: round(float(v), 4) for task, v in zip(tasks, values.mean(1), strict=True)}
+        there = np.isfinite(values).all(1)
+        if not there.any():
+            continue
+        rows[name] = {"runs": cost, "tasks": int(there.sum())} | summary(values[there])
+        each[name] = {
+            task: round(float(v), 4) for task, v in zip(tasks, values.mean(1), strict=True) if math.isfinite(v)
+        }
         r = rows[name]
         print(f"{name:50} {cost:5g}  {r['mean']:.3f} [{r['low']:.3f}, {r['high']:.3f}]  {r['median']:.3f}", flush=True)
     decided = [not searched(w, known).recommend().doubt for w in found]
@@ -190,13 +208,13 @@ def table(rows: dict[str, dict], tasks: int, seeds: int, known: Knowledge) -> st
     """The record for people."""
     lines = [
         f"# Regret of ways of tuning AdamW, {tasks} held-out tasks, {seeds} seeds", "",
-        f"Knowledge from {known.card.get('tasks')} recorded tasks. Regret: log of the final validation loss over the best",
-        "of 40 configurations, at most 3. Runs: full trainings, the one that is kept included.", "",
-        "| | runs | mean regret | 95 % over tasks | median |", "|---|---|---|---|---|",
+        f"Knowledge from {known.card.get('tasks')} recorded tasks. Regret: log of the final validation loss over the",
+        "best of 40 configurations, at most 3. Runs: full trainings, the one that is kept included.", "",
+        "| | runs | tasks | mean regret | 95 % over tasks | median |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, r in sorted(rows.items(), key=lambda item: (item[1]["runs"], item[1]["mean"])):
         lines.append(
-            f"| {name} | {r['runs']:g} | {r['mean']:.3f} | {r['low']:.3f} to {r['high']:.3f} | {r['median']:.3f} |"
+            f"| {name} | {r['runs']:g} | {r['tasks']} | {r['mean']:.3f} | {r['low']:.3f} to {r['high']:.3f} | {r['median']:.3f} |"
         )
     return "\n".join([*lines, ""])
 

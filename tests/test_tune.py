@@ -287,7 +287,7 @@ def test_failed_probes_are_not_prolonged() -> None:
     known = load("adamw")
     search, asked_for = Search(known, None, 1.0), []
     while (asked := search.ask()) is not None:
-        lr, parts = asked
+        lr, _ = asked
         asked_for.append(lr)
         search.tell(Probe(lr, 1, 1.0, math.inf, math.inf, (math.inf,)), 1)
     assert len(asked_for) == len(set(asked_for))
@@ -337,10 +337,11 @@ def test_knowledge_survives_the_disk_and_refuses_damage(tmp_path: Path) -> None:
 def test_regrets_are_those_of_the_members(tmp_path: Path) -> None:
     known = load("adamw")
     flat = Knowledge(
-        known.optimizer, known.rates, known.others, (Configuration(known.rates[9], "cosine", 0.0),), known.mean, known.deviation,
+        known.optimizer, known.rates, known.others, (Configuration(known.rates[9], "cosine", 0.0),), known.mean,
+        known.deviation,
         tuple({k: torch.zeros_like(v) for k, v in w.items()} for w in known.members), known.diagnosis, {},
     )  # fmt: skip
-    result = quick(knowledge=flat)
+    result = tune(make, arrays(), steps=400, progress=False, knowledge=flat)
     assert not result.decided
     assert "look alike" in result.reason
     assert (result.lr, result.schedule, result.weight_decay) == (known.rates[9], "cosine", 0.0)
