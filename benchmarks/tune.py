@@ -213,9 +213,8 @@ def table(rows: dict[str, dict], tasks: int, seeds: int, known: Knowledge) -> st
         "| | runs | tasks | mean regret | 95 % over tasks | median |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, r in sorted(rows.items(), key=lambda item: (item[1]["runs"], item[1]["mean"])):
-        lines.append(
-            f"| {name} | {r['runs']:g} | {r['tasks']} | {r['mean']:.3f} | {r['low']:.3f} to {r['high']:.3f} | {r['median']:.3f} |"
-        )
+        figures = f"{r['mean']:.3f} | {r['low']:.3f} to {r['high']:.3f} | {r['median']:.3f}"
+        lines.append(f"| {name} | {r['runs']:g} | {r['tasks']} | {figures} |")
     return "\n".join([*lines, ""])
 
 

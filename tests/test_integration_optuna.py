@@ -26,9 +26,7 @@ class TestWithRelativeSampler(RelativeSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         # TPE samples parameters together only if told to, and after its first trials
-        base = optuna.samplers.TPESampler(
-            n_startup_trials=0, multivariate=True, seed=0, warn_independent_sampling=False
-        )
+        base = optuna.samplers.TPESampler(n_startup_trials=0, multivariate=True, seed=0)
         return lambda: LearnedSampler(base)
 
 
