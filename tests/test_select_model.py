@@ -48,6 +48,14 @@ def test_what_is_learned_follows_the_scores() -> None:
     assert torch.equal((((seen - w["mean"]) / w["deviation"]) @ w["weights"]).argsort(), scores.argsort())
 
 
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_every_candidate_learns_both_kinds(name: str) -> None:
+    x, y = make_regression(300, 4, random_state=0)
+    rows = np.arange(300)
+    assert selection.score(name, x, y, "regression", rows[:200], rows[200:], 100, 0) > 0.6
+    assert selection.score(name, x, (y > 0).astype(int), "classification", rows[:200], rows[200:], 60, 0) > 0.8
+
+
 def test_training_that_fails_scores_lowest() -> None:
     x, y = np.zeros((50, 2)), np.zeros(50)
     rows = np.arange(25)

@@ -322,7 +322,7 @@ def test_knowledge_survives_the_disk_and_refuses_damage(tmp_path: Path) -> None:
     path = save(tmp_path / "mine.safetensors", known, {"tasks": 3})
     again = load(path)
     probes = [Probe(known.rates[5], 2, 1.0, 0.9, 0.8, (0.95, 0.85))]
-    assert torch.equal(again.expect(None, probes)[0], known.expect(None, probes)[0])
+    assert torch.equal(again.expect(None, probes), known.expect(None, probes))
     assert again.portfolio == known.portfolio
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(ValueError, match="is damaged"):
@@ -339,7 +339,8 @@ def test_regrets_are_those_of_the_members(tmp_path: Path) -> None:
     flat = Knowledge(
         known.optimizer, known.rates, known.others, (Configuration(known.rates[9], "cosine", 0.0),), known.mean,
         known.deviation,
-        tuple({k: torch.zeros_like(v) for k, v in w.items()} for w in known.members), known.diagnosis, {},
+        tuple({k: torch.zeros_like(v) for k, v in w.items()} for w in known.members), known.diagnosis,
+        known.levels, {},
     )  # fmt: skip
     result = tune(make, arrays(), steps=400, progress=False, knowledge=flat)
     assert not result.decided

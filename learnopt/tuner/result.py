@@ -24,7 +24,7 @@ class TuneResult:
     Attributes:
         optimizer: "adamw" or "sgd" (momentum 0.9).
         lr: learning rate, the peak of the schedule.
-        interval: of learning rates that are expected to be within 5 % of its final loss.
+        interval: of learning rates that are expected to be within 10 % of its final loss.
         schedule: "constant" or "cosine" (linear warm-up over 5 % of the steps, then to 0).
         weight_decay: in the unit of the torch optimizer.
         batch_size: of the training batches; 0: unknown.

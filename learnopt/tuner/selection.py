@@ -85,7 +85,9 @@ def candidate(name: str, task: str, epochs: int = EPOCHS, seed: int = 0) -> Any:
         return (HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor)(random_state=seed)
     if name not in HIDDEN:
         raise ValueError(f"unknown candidate {name!r}; choose from: {', '.join(CANDIDATES)}")
-    network = (MLPClassifier if classes else MLPRegressor)(HIDDEN[name], max_iter=epochs, random_state=seed)
+    network = (MLPClassifier if classes else MLPRegressor)(
+        hidden_layer_sizes=HIDDEN[name], max_iter=epochs, random_state=seed
+    )
     model = make_pipeline(StandardScaler(), network)
     # networks are initialised for targets of about unit size
     return model if classes else TransformedTargetRegressor(model, transformer=StandardScaler())

@@ -200,7 +200,7 @@ def _reason(found: Recommendation, probes: list[Probe], work: _Work, knowledge: 
             said.append(f"The loss left the finite numbers at {', '.join(f'{lr:.2g}' for lr in failed)}. ")
         said.append(
             f"A network that learned from {corpus} how such beginnings end expects the least loss at {chosen.lr:.3g} "
-            f"with a {chosen.schedule} schedule and weight decay {chosen.weight_decay:g}, and losses within 5 % of it "
+            f"with a {chosen.schedule} schedule and weight decay {chosen.weight_decay:g}, and losses within 10 % of it "
             f"from {found.interval[0]:.2g} to {found.interval[1]:.2g}."
         )
     if not work.data.held_out:
