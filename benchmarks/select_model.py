@@ -109,7 +109,7 @@ def judged(entries: list[dict], choose) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/select-model"))
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/select-model"))
+    parser.add_argument("--cache", type=Path, default=Path("select-model-measured"))
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--generated", type=int, default=60)
     parser.add_argument("--real", type=int, default=60)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tune_table import Method, World, random_search, searched, summary, tpe, tuned, worlds
+from tune_table import Method, World, random_search, restricted, searched, summary, tpe, tuned, worlds
 
 from learnopt import artifact
 from learnopt.baselines import SCHEDULES
@@ -32,7 +32,7 @@ from learnopt.tuner.knowledge import Knowledge, load
 from learnopt.unroll import Telling, unroll
 
 RANGE_STEPS = 100
-REPEATS = 10
+REPEATS = 3
 """Repetitions of what is random."""
 
 
@@ -165,12 +165,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--out", type=Path, default=Path("results/tune"))
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/tune-extras"))
+    parser.add_argument("--cache", type=Path, default=Path("tune-extras"))
     parser.add_argument("--knowledge", default="adamw")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no further range tests after so long")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    known = load(args.knowledge)
+    known = restricted(load(args.knowledge))
     found = [w for frame in Corpus(args.corpus).frames("adamw") for w in worlds(frame)]
     tasks = list(dict.fromkeys(w.task for w in found))
     extras: dict[str, dict] = {}

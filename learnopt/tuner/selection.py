@@ -29,9 +29,9 @@ from learnopt.tuner.knowledge import FOLDER
 
 CANDIDATES = ("linear", "boosting", "mlp-small", "mlp-medium", "mlp-large")
 HIDDEN = {"mlp-small": (16,), "mlp-medium": (64, 64), "mlp-large": (256, 128)}
-PROBE_SHARE, LEAST_PROBE, MOST_PROBE = 0.1, 60, 1500
+PROBE_SHARE, LEAST_PROBE, MOST_PROBE = 0.2, 60, 2000
 """Rows that a probe trains on: this share of the rows, within limits."""
-PROBE_EPOCHS, EPOCHS = 30, 100
+PROBE_EPOCHS, EPOCHS = 60, 100
 LEAST_ROWS = 20
 FEATURES = ("log_rows", "log_columns", "classification", "log_classes", "largest_class", "log_rows_per_column", "best")
 

@@ -19,6 +19,8 @@ from learnopt.tuner.result import TuneResult
 from learnopt.tuner.search import Recommendation, Search
 
 Progress = Callable[[int, int], None]
+TOLD_APART = 0.5
+"""Expected regrets this far above the least say no more than "much worse": those learned from were clipped."""
 
 
 def tune(
@@ -161,7 +163,7 @@ class _Work:
         longest = {p.lr: p for p in sorted(self.search.probes, key=lambda p: p.parts)}
         curve = tuple(
             {
-                "lr": lr, "expected_loss": best * math.exp(regret - least),
+                "lr": lr, "expected_loss": best * math.exp(regret - least) if regret - least < TOLD_APART else None,
                 "probe_loss": longest[lr].valid if lr in longest else None,
                 "probe_steps": longest[lr].parts * self.steps / PARTS if lr in longest else None,
             }
