@@ -34,8 +34,8 @@ def tune_command(
     header: Annotated[
         str, typer.Option(help=f"whether the first line names the columns: {', '.join(HEADERS)}")
     ] = "auto",
-    out: Annotated[Path, typer.Option(help="folder of the results")] = Path("results/tune"),
-    optimizer: Annotated[str, typer.Option(help="adamw or sgd")] = "adamw",
+    out: Annotated[Path, typer.Option(help="folder of the results")] = Path("tuning"),
+    optimizer: Annotated[str, typer.Option(help="adamw; sgd needs --knowledge")] = "adamw",
     hidden: Annotated[str, typer.Option(help="hidden layers of the network, with commas between")] = "64,32",
     steps: Annotated[int | None, typer.Option(help="steps of a full run; default: about 30 epochs")] = None,
     budget: Annotated[int | None, typer.Option(help="steps for all probes; default: as many as a full run")] = None,

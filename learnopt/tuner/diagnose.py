@@ -45,7 +45,7 @@ def diagnose(losses: Sequence[float], *, optimizer: str = "adamw", knowledge: Kn
 
     Args:
         losses: training losses from the first step on, one per step or mean per stretch of steps; of any scale.
-        optimizer: "adamw" or "sgd": whose runs to compare with.
+        optimizer: whose runs to compare with; "adamw" ships.
 
     Raises:
         ValueError: fewer than 16 losses.

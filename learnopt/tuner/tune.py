@@ -38,7 +38,7 @@ def tune(
         make_model: returns a freshly initialised model; or a model, which is copied and stays as it is.
         train_data: `(X, y)` arrays or tensors, or batches of any type that can be iterated again, such as a DataLoader.
         val_data: likewise; None: a fifth of the rows is held back (arrays), or training batches judge (other data).
-        optimizer: "adamw" or "sgd" (momentum 0.9).
+        optimizer: "adamw"; or "sgd" (momentum 0.9), for which there is no shipped knowledge: pass `knowledge`.
         steps: optimizer steps of the run that is tuned for; None: by a rule of thumb, about 30 epochs.
         budget: optimizer steps for all probes together; None: as many as one full run. 0: no probe, the prior alone.
         seconds: wall-clock limit of the whole search.
@@ -156,7 +156,7 @@ class _Work:
         """What is known now."""
         assert self.search is not None
         found = self.search.recommend()
-        if found.doubt:
+        if found.doubt and (self.search.probes or self.features is None):
             found = found._replace(configuration=knowledge.portfolio[0])
         best = self.start * math.exp(found.level) if self.start > 0 else math.nan
         least = min(found.regrets)
@@ -182,7 +182,12 @@ def _reason(found: Recommendation, probes: list[Probe], work: _Work, knowledge: 
     chosen = found.configuration
     corpus = f"{knowledge.card.get('tasks', 'an unknown number of')} recorded training problems"
     said = [f"Cannot decide: {found.doubt}. "] if found.doubt else []
-    if found.doubt:
+    if found.doubt and not probes and work.features is not None:
+        said.append(
+            f"Learning rate {chosen.lr:.3g} with a {chosen.schedule} schedule is what a network that learned from "
+            f"{corpus} expects the least loss of, by the model's and the data's meta-features alone."
+        )
+    elif found.doubt:
         said.append(
             f"Learning rate {chosen.lr:.3g} with a {chosen.schedule} schedule is what is tried first when nothing is "
             f"known: the first of a list learned from {corpus}."
