@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from learnopt.tasks import data_folder, package_data
 from learnopt.tasks.tables import GENERATORS, Table
 from learnopt.tuner import selection
 
-ROWS = 2500
+ROWS = 1000
 
 
 def tables(generated: int, real: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -44,7 +45,7 @@ def held_out() -> list[tuple[str, np.ndarray, np.ndarray]]:
         found.append((name, bunch.data, bunch.target))
     folder = data_folder.table_names("csv:abalone", "csv:wine-quality", "csv:banknote", "csv:pima")
     found += [_arrays(data_folder.table(name)) for name in folder]
-    for seed in range(3):
+    for seed in range(2):
         found.append((f"friedman1-{seed}", *sk.make_friedman1(1500, random_state=seed, noise=1.0)))
         found.append((f"friedman2-{seed}", *sk.make_friedman2(800, random_state=seed, noise=50.0)))
         found.append((f"friedman3-{seed}", *sk.make_friedman3(1500, random_state=seed, noise=0.1)))
@@ -64,11 +65,13 @@ def _arrays(table: Table) -> tuple[str, np.ndarray, np.ndarray]:
     return table.dataset, np.nan_to_num(x), y if y.ndim == 1 else y[:, 0].astype(float)
 
 
-def measured(name: str, x: np.ndarray, y: np.ndarray, cache: Path) -> dict | None:
+def measured(name: str, x: np.ndarray, y: np.ndarray, cache: Path, only_kept: bool) -> dict | None:
     """Probes and full scores of one table, kept on disk."""
     path = cache / f"{seed_of(name, x.shape, float(x.sum())):x}.json"
     if path.exists():
         return json.loads(path.read_text())
+    if only_kept:
+        return None
     kind = "classification" if y.dtype.kind != "f" else "regression"
     if (
         len(x) < 80
@@ -106,14 +109,23 @@ def judged(entries: list[dict], choose) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/select-model"))
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/select-model"))
+    parser.add_argument("--cache", type=Path, default=Path("select-model-measured"))
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--generated", type=int, default=60)
     parser.add_argument("--real", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=1e9, help="measure no further tables after so long")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    train = [m for t in tables(args.generated, args.real) if (m := measured(*t, args.cache))]
-    test = [m for t in held_out() if (m := measured(*t, args.cache))]
+    deadline = time.monotonic() + args.seconds
+    # by turns, so that an end of the time leaves some of both
+    todo = [(t, kept) for pair in zip_longest(tables(args.generated, args.real), held_out())
+            for t, kept in zip(pair, (0, 1), strict=True) if t is not None]  # fmt: skip
+    parts: tuple[list[dict], list[dict]] = ([], [])
+    for t, kept in todo:
+        entry = measured(*t, args.cache, only_kept=time.monotonic() > deadline)
+        if entry is not None:
+            parts[kept].append(entry)
+    train, test = parts
     weights = selection.fit([example(e) for e in train])
 
     def learned(e: dict) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import optuna
@@ -125,6 +125,14 @@ def tpe(world: World, runs: int, seed: int) -> float:
 
         study.optimize(trial, n_trials=runs)
     return float(study.best_value)
+
+
+def restricted(knowledge: Knowledge) -> Knowledge:
+    """The knowledge about torch's default weight decay alone, which the recorded grid is confined to."""
+    count = len(SCHEDULES)
+    members = tuple({k: v[:count] if k in ("out", "table") else v for k, v in w.items()} for w in knowledge.members)
+    listed = dict.fromkeys(c._replace(weight_decay=knowledge.others[0][1]) for c in knowledge.portfolio)
+    return replace(knowledge, others=knowledge.others[:count], members=members, portfolio=tuple(listed))
 
 
 Method = Callable[[World], float]

@@ -34,14 +34,15 @@ def tune_command(
     header: Annotated[
         str, typer.Option(help=f"whether the first line names the columns: {', '.join(HEADERS)}")
     ] = "auto",
-    out: Annotated[Path, typer.Option(help="folder of the results")] = Path("results/tune"),
-    optimizer: Annotated[str, typer.Option(help="adamw or sgd")] = "adamw",
+    out: Annotated[Path, typer.Option(help="folder of the results")] = Path("tuning"),
+    optimizer: Annotated[str, typer.Option(help="adamw; sgd needs --knowledge")] = "adamw",
     hidden: Annotated[str, typer.Option(help="hidden layers of the network, with commas between")] = "64,32",
     steps: Annotated[int | None, typer.Option(help="steps of a full run; default: about 30 epochs")] = None,
     budget: Annotated[int | None, typer.Option(help="steps for all probes; default: as many as a full run")] = None,
     seconds: Annotated[float | None, typer.Option(help="wall-clock limit of the search")] = None,
     batch_size: Annotated[int | None, typer.Option(help="rows of a batch; default: by the number of rows")] = None,
     seed: Annotated[int, typer.Option(help="of split, initialisation and batches")] = 0,
+    knowledge: Annotated[str, typer.Option(help="artifact of `learnopt tune-train`; default: what ships")] = "",
     train: Annotated[bool, typer.Option(help="train a network as recommended")] = True,
     predict: Annotated[str, typer.Option(help="file with rows to predict with the trained network")] = "",
 ) -> None:
@@ -52,10 +53,10 @@ def tune_command(
     table = prepare(data, target, task, header, seed)
     for note in table.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False)
-    sizes = _sizes(hidden)
+    sizes, known = _sizes(hidden), knowledges.load(Path(knowledge)) if knowledge else None
     if predict:
         table.rows_of(predict, header)  # refused now, not after the training
-    result = tune_table(table, sizes, optimizer, steps, budget, seconds, batch_size, seed)
+    result = tune_table(table, sizes, optimizer, steps, budget, seconds, batch_size, seed, known)
     console.print(str(result), soft_wrap=True, highlight=False)
     console.print(result.reason, soft_wrap=True, highlight=False)
     fitted = fit(table, sizes, result, seed) if train else None

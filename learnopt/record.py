@@ -134,7 +134,7 @@ def train_all(
     Raises:
         TooSlow: the first steps say that it would take longer than `most_seconds` (unless 0).
     """
-    problem = _problem(task, seeds, len(grid))
+    problem = vectorised(task, seeds, len(grid))
     each = [c for c in grid for _ in range(seeds)]
     params = [p.clone() for p in problem.start]
     optimizer = recipe.make(params, torch.tensor([c.weight_decay for c in each]))
@@ -160,7 +160,7 @@ def train_all(
     return Curves(at, torch.stack(valid), torch.stack(train))
 
 
-def _problem(task: Task, seeds: int, copies: int) -> Problem:
+def vectorised(task: Task, seeds: int, copies: int) -> Problem:
     """The task for vectorised runs; BatchNorm keeps no running statistics, which runs would share: it validates on
     those of the validation batch."""
     from torch.func import replace_all_batch_norm_modules_

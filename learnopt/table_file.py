@@ -111,7 +111,8 @@ def _parquet(path: Path, location: str) -> pd.DataFrame:
 def _of_any_type(column: pd.Series) -> pd.Series:
     """A Parquet column as floats or strings."""
     if pd.api.types.is_datetime64_any_dtype(column):
-        return column.astype("int64").where(column.notna()).astype(float) / 1e9
+        start = pd.Timestamp(0, tz=getattr(column.dtype, "tz", None))
+        return numbers((column - start).dt.total_seconds())
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return numbers(column)
     words = column.astype(object).where(column.notna(), None)

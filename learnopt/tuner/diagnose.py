@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from learnopt.tuner.knowledge import Knowledge, load
 
 NEAR = 0.35
 """Decades from the best rate that count as about right."""
+RISEN, TAMED = 0.2, 0.3
+"""A run whose log loss rose by this much, or left the finite numbers, is told to take at most this factor."""
 AGREED = 0.6
 """If the members' guesses spread over more decades than this times two, there is no verdict."""
 
@@ -42,7 +45,7 @@ def diagnose(losses: Sequence[float], *, optimizer: str = "adamw", knowledge: Kn
 
     Args:
         losses: training losses from the first step on, one per step or mean per stretch of steps; of any scale.
-        optimizer: "adamw" or "sgd": whose runs to compare with.
+        optimizer: whose runs to compare with; "adamw" ships.
 
     Raises:
         ValueError: fewer than 16 losses.
@@ -58,6 +61,8 @@ def diagnose(losses: Sequence[float], *, optimizer: str = "adamw", knowledge: Kn
     seen = diagnosis_network.inputs(values[None].float())
     with torch.no_grad():
         guesses = torch.cat([diagnosis_network.forward(w, seen) for w in known.diagnosis])
+    if float(seen[0, -1]) == 0 or float(seen[0, diagnosis_network.POINTS - 1]) > RISEN:
+        guesses = guesses.clamp_max(math.log10(TAMED))  # no larger rate helps a run that ends above where it began
     middle, low, high = (float(x) for x in (guesses.quantile(0.5), guesses.min(), guesses.max()))
     factor = float(f"{10**middle:.2g}")
     if high - low > 2 * AGREED:

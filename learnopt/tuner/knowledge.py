@@ -15,7 +15,7 @@ from torch import Tensor
 from learnopt import carded
 from learnopt.carded import ArtifactError
 from learnopt.tuner import diagnosis_network, meta_features, network
-from learnopt.tuner.probes import CHANNELS, Probe, encode
+from learnopt.tuner.probes import CHANNELS, Probe, change, encode
 
 FORMAT = 1
 FOLDER = Path(__file__).resolve().parents[1] / "weights" / "tuner"
@@ -39,6 +39,7 @@ class Knowledge:
         members: the networks that vote.
         others: `(schedule, weight decay)` of each output.
         portfolio: configurations in the order in which they should be tried without knowing anything.
+        levels: usual log of the best final loss over the one before training, and over the best probe's, `(2,)`.
     """
 
     optimizer: str
@@ -49,14 +50,15 @@ class Knowledge:
     deviation: Tensor
     members: tuple[network.Weights, ...]
     diagnosis: tuple[network.Weights, ...]
+    levels: Tensor
     card: dict[str, Any]
 
     def standardised(self, features: Tensor) -> Tensor:
         """Meta-features, `(..., F)`, in units of the corpus."""
         return ((features - self.mean) / self.deviation).clamp(-CLIP, CLIP)
 
-    def expect(self, features: Sequence[float] | None, probes: Sequence[Probe]) -> tuple[Tensor, Tensor]:
-        """Every member's expected regret, `(members, outputs, rates)`, and level, `(members,)`.
+    def expect(self, features: Sequence[float] | None, probes: Sequence[Probe]) -> Tensor:
+        """Every member's expected regret, `(members, outputs, rates)`.
 
         Args:
             features: meta-features; None where there are none: those of the average task are taken.
@@ -64,15 +66,21 @@ class Knowledge:
         meta = self.mean if features is None else torch.tensor(list(features), dtype=torch.float32)
         seen = encode(probes, self.rates)[None]
         with torch.no_grad():
-            voices = [network.forward(w, self.standardised(meta)[None], seen) for w in self.members]
-        return torch.cat([regret for regret, _ in voices]), torch.cat([level for _, level in voices])
+            return torch.cat([network.forward(w, self.standardised(meta)[None], seen) for w in self.members])
+
+    def level(self, probes: Sequence[Probe]) -> float:
+        """Expected log of the best final validation loss over the one before training: by what is usual in the corpus,
+        after the best probe if there is one. The median; half of the tasks are off by more than about a third."""
+        reached = [change(p.valid, p.start) for p in probes if not p.failed]
+        usual, further = float(self.levels[0]), float(self.levels[1])
+        return min(min(reached), 0.0) + further if reached else usual
 
 
 def save(path: Path, knowledge: Knowledge, fields: dict[str, Any]) -> Path:
     """Write an artifact: tensors to `path`, the grid, the portfolio and `fields` to its card."""
     tensors = {f"member{i}.{k}": v for i, w in enumerate(knowledge.members) for k, v in w.items()}
     tensors |= {f"diagnosis{i}.{k}": v for i, w in enumerate(knowledge.diagnosis) for k, v in w.items()}
-    tensors |= {"mean": knowledge.mean, "deviation": knowledge.deviation}
+    tensors |= {"mean": knowledge.mean, "deviation": knowledge.deviation, "levels": knowledge.levels}
     card = {
         "format": FORMAT, "features_version": meta_features.VERSION, "channels": list(CHANNELS),
         "features": list(meta_features.NAMES), "optimizer": knowledge.optimizer, "rates": list(knowledge.rates),
@@ -118,7 +126,8 @@ def _load(path: Path, modified: int) -> Knowledge:
         return Knowledge(
             str(card["optimizer"]), rates, others, tuple(Configuration(*c) for c in card["portfolio"]),
             tensors["mean"], tensors["deviation"], _members(path, tensors, "member", like),
-            _members(path, tensors, "diagnosis", diagnosis_network.initial(torch.Generator())), card,
+            _members(path, tensors, "diagnosis", diagnosis_network.initial(torch.Generator())),
+            tensors["levels"], card,
         )  # fmt: skip
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is not an artifact of the tuner: {error} is missing or wrong") from error

@@ -19,8 +19,6 @@ BLIND = 0.5
 """Share of the examples without meta-features: with few tasks, they are soon learned by heart."""
 SHIFTED, MOST_SHIFT = 0.4, 2
 """Share of the examples whose picture is moved along the rates by up to so many, without meta-features."""
-LEVEL = 0.01
-"""Weight of the level's error: its unit is larger, its use smaller."""
 LENGTHS = (1, 2, 3, 5, 8, 13, 20)
 """Lengths of probes that are practised, in parts."""
 
@@ -46,7 +44,7 @@ def learn(
         progress(2 * i + 2, count)
     return Knowledge(
         optimizer, lessons.rates, lessons.others, portfolio(lessons), mean, deviation, tuple(members),
-        tuple(diagnosis), {},
+        tuple(diagnosis), _levels(lessons), {},
     )  # fmt: skip
 
 
@@ -61,6 +59,13 @@ def portfolio(lessons: Lessons, length: int = 12) -> tuple[Configuration, ...]:
         c, r = divmod(k, len(lessons.rates))
         order.append(Configuration(lessons.rates[r], *lessons.others[c]))
     return tuple(order)
+
+
+def _levels(lessons: Lessons) -> Tensor:
+    """`Knowledge.levels`; the best probe is taken to be the best of all rates after `LENGTHS[-1]` parts."""
+    final = lessons.levels()
+    probed = lessons.readings[:, :, :, LENGTHS[-1] - 1, 0].amin(2).mean(1).clamp_max(0.0)
+    return torch.stack([final.median(), (final - probed).median()])
 
 
 def random_parts(batch: int, rates: int, centre: Tensor, generator: torch.Generator) -> Tensor:
@@ -93,7 +98,7 @@ def _moved(seen: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Te
 
 def _member(lessons: Lessons, meta: Tensor, seed: int, steps: int) -> network.Weights:
     generator = torch.Generator().manual_seed(seed)
-    target, levels = lessons.targets(), lessons.levels()
+    target = lessons.targets()
     tasks, seeds, rates = len(target), lessons.final.shape[1], len(lessons.rates)
     w = network.initial(len(lessons.others), rates, generator)
     w["table"] = lessons.filled().mean(0)
@@ -105,10 +110,10 @@ def _member(lessons: Lessons, meta: Tensor, seed: int, steps: int) -> network.We
         parts = random_parts(BATCH, rates, favourite[task], generator)
         seen, wanted, moved = _moved(encode_prefixes(lessons, task, seed_, parts), target[task], generator)
         blind = moved | (torch.rand(BATCH, generator=generator) < BLIND)
-        regret, level = network.forward(w, meta[task] * ~blind[:, None], seen, DROPOUT)
+        regret = network.forward(w, meta[task] * ~blind[:, None], seen, DROPOUT)
         known = ~wanted.isnan()
         missed = torch.where(known, regret - wanted.nan_to_num(), 0.0)
-        return missed.square().sum() / known.sum() + LEVEL * (level - levels[task]).square().mean()
+        return missed.square().sum() / known.sum()
 
     return _fit(w, loss, steps, seed)
 

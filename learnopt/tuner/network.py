@@ -1,7 +1,6 @@
 """The tuner's network: meta-features and probes in, the regret to expect of every configuration out.
 
-Regret is the log of a configuration's final validation loss over that of the best one; the level is the log of the best
-one's over the loss before training. The network is convolutional
+Regret is the log of a configuration's final validation loss over that of the best one. The network is convolutional
 along the learning rates, since a task's picture of losses shifts along them. Several members vote by their median.
 """
 
@@ -16,7 +15,6 @@ from torch.nn import functional
 from learnopt.tuner.meta_features import NAMES
 from learnopt.tuner.probes import CHANNELS
 
-VALID = CHANNELS.index("valid")
 CODE, WIDTH, KERNEL, MEMBERS = 4, 24, 5, 5
 
 Weights = dict[str, Tensor]
@@ -34,15 +32,12 @@ def initial(outputs: int, rates: int, generator: torch.Generator) -> Weights:
         "conv1": normal(WIDTH, inputs, KERNEL), "bias1": torch.zeros(WIDTH),
         "pool": normal(WIDTH, 2 * WIDTH),
         "conv2": normal(WIDTH, WIDTH, KERNEL), "bias2": torch.zeros(WIDTH),
-        "level": torch.zeros(1, WIDTH), "level_bias": torch.zeros(1),
         "out": 0.1 * normal(outputs, WIDTH, 1), "table": torch.zeros(outputs, rates),
     }  # fmt: skip
 
 
-def forward(
-    w: Weights, meta: Tensor, probes: Tensor, dropout: tuple[float, float] = (0.0, 0.0)
-) -> tuple[Tensor, Tensor]:
-    """Expected regret and level.
+def forward(w: Weights, meta: Tensor, probes: Tensor, dropout: tuple[float, float] = (0.0, 0.0)) -> Tensor:
+    """Expected regret.
 
     Args:
         meta: standardised meta-features, `(B, F)`.
@@ -50,7 +45,7 @@ def forward(
         dropout: shares of meta-features and of hidden units that are dropped, in training.
 
     Returns:
-        `(B, outputs, R)` and `(B,)`.
+        `(B, outputs, R)`.
     """
     rates = probes.shape[-1]
     meta = functional.dropout(meta, dropout[0], training=dropout[0] > 0)
@@ -61,7 +56,4 @@ def forward(
     whole = functional.linear(torch.cat([x.mean(-1), x.amax(-1)], -1), w["pool"])
     x = functional.dropout(x, dropout[1], training=dropout[1] > 0)
     x = functional.conv1d(x, w["conv2"], w["bias2"], padding=KERNEL // 2) + whole[..., None]
-    level = functional.linear(functional.gelu(whole), w["level"], w["level_bias"])[:, 0]
-    # the level is told from where the best probe came to
-    level = level + probes[:, VALID].masked_fill(probes[:, 0] == 0, 0.0).amin(-1).clamp_max(0.0)
-    return w["table"] + functional.conv1d(functional.gelu(x), w["out"]), level
+    return w["table"] + functional.conv1d(functional.gelu(x), w["out"])

@@ -24,7 +24,7 @@ class TuneResult:
     Attributes:
         optimizer: "adamw" or "sgd" (momentum 0.9).
         lr: learning rate, the peak of the schedule.
-        interval: of learning rates that are expected to be within 5 % of its final loss.
+        interval: of learning rates that are expected to be within 10 % of its final loss.
         schedule: "constant" or "cosine" (linear warm-up over 5 % of the steps, then to 0).
         weight_decay: in the unit of the torch optimizer.
         batch_size: of the training batches; 0: unknown.
@@ -32,7 +32,8 @@ class TuneResult:
         expected_loss: validation loss to expect at its end.
         decided: False where the probes did not tell; the values are then the safest known, and `reason` says why.
         reason: why, in one paragraph.
-        curve: per learning rate of the grid: `lr`, `expected_loss`, and `probe_loss` with `probe_steps` where probed.
+        curve: per learning rate of the grid: `lr`, `expected_loss` (None: over 1.6 times the least, how much over is
+            not known), and `probe_loss` with `probe_steps` where probed.
         probes: the runs that were made.
         steps_used, seconds_used: what they cost.
         interrupted: whether Ctrl-C or the end of the time cut the search short.

@@ -12,8 +12,8 @@ from torch import Tensor
 from learnopt.tuner.knowledge import Configuration, Knowledge
 from learnopt.tuner.probes import PARTS, Probe, change
 
-ALIKE = 0.05
-"""Rates whose expected regret is within this of the least are in the interval: 5 % of the loss."""
+ALIKE = 0.1
+"""Rates whose expected regret is within this of the least are in the interval: 10 % of the loss."""
 WIDEST = 3.0
 """An interval of more decades than this is no answer."""
 LEAST_GAIN = 0.01
@@ -81,7 +81,7 @@ class Search:
 
     def expected(self) -> Tensor:
         """Median of the expected regret, `(outputs, rates)`."""
-        return self.knowledge.expect(self.features, self.probes)[0].quantile(0.5, 0)
+        return self.knowledge.expect(self.features, self.probes).quantile(0.5, 0)
 
     def ask(self) -> tuple[float, int] | None:
         """Learning rate and length (in parts, those already run included) of the next probe; None: enough."""
@@ -113,8 +113,7 @@ class Search:
 
     def recommend(self) -> Recommendation:
         """The best configuration by what is known now."""
-        expected, levels = self.knowledge.expect(self.features, self.probes)
-        median = expected.quantile(0.5, 0)
+        median = self.expected()
         c, r = divmod(int(median.argmin()), median.shape[1])
         row = median[c]
         logs = torch.tensor(self.knowledge.rates).log10()
@@ -123,7 +122,7 @@ class Search:
         interval = (min(low, lr), max(high, lr))
         configuration = Configuration(float(f"{lr:.3g}"), *self.knowledge.others[c])
         return Recommendation(
-            configuration, interval, tuple(row.tolist()), float(levels.quantile(0.5)), self._doubt(interval)
+            configuration, interval, tuple(row.tolist()), self.knowledge.level(self.probes), self._doubt(interval)
         )
 
     def _interval(self, row: Tensor, r: int, logs: Tensor) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -28,11 +29,19 @@ from learnopt.tuner.knowledge import FOLDER
 
 CANDIDATES = ("linear", "boosting", "mlp-small", "mlp-medium", "mlp-large")
 HIDDEN = {"mlp-small": (16,), "mlp-medium": (64, 64), "mlp-large": (256, 128)}
-PROBE_SHARE, LEAST_PROBE, MOST_PROBE = 0.1, 60, 1500
+PROBE_SHARE, LEAST_PROBE, MOST_PROBE = 0.2, 60, 2000
 """Rows that a probe trains on: this share of the rows, within limits."""
-PROBE_EPOCHS, EPOCHS = 40, 200
+PROBE_EPOCHS, EPOCHS = 60, 100
 LEAST_ROWS = 20
 FEATURES = ("log_rows", "log_columns", "classification", "log_classes", "largest_class", "log_rows_per_column", "best")
+
+
+WEIGHTS = FOLDER.parent / "select_model" / "v1.safetensors"
+RIDGES = (1.0, 10.0, 100.0, 1000.0)
+MOST_LOST = 0.1
+"""A choice loses at most this much score when ridges are compared: one hopeless table must not decide."""
+
+Example = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -76,8 +85,12 @@ def candidate(name: str, task: str, epochs: int = EPOCHS, seed: int = 0) -> Any:
         return (HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor)(random_state=seed)
     if name not in HIDDEN:
         raise ValueError(f"unknown candidate {name!r}; choose from: {', '.join(CANDIDATES)}")
-    network = (MLPClassifier if classes else MLPRegressor)(HIDDEN[name], max_iter=epochs, random_state=seed)
-    return make_pipeline(StandardScaler(), network)
+    network = (MLPClassifier if classes else MLPRegressor)(
+        hidden_layer_sizes=HIDDEN[name], max_iter=epochs, random_state=seed
+    )
+    model = make_pipeline(StandardScaler(), network)
+    # networks are initialised for targets of about unit size
+    return model if classes else TransformedTargetRegressor(model, transformer=StandardScaler())
 
 
 def select_model(
@@ -114,6 +127,8 @@ def _checked(x: Any, y: Any, task: str, candidates: Sequence[str]) -> tuple[np.n
         raise ValueError(f"y must have one value per row, got shape {target.shape} for {len(features)} rows")
     if len(target) < LEAST_ROWS:
         raise ValueError(f"{len(target)} rows are too few, at least {LEAST_ROWS} are needed")
+    if not candidates:
+        raise ValueError(f"no candidates; choose from: {', '.join(CANDIDATES)}")
     for name in candidates:
         candidate(name, "classification")
     kind = task if task != "auto" else "regression" if target.dtype.kind == "f" else "classification"
@@ -167,7 +182,7 @@ def inputs(table: list[float], probes: dict[str, float], candidates: Sequence[st
 
 
 @lru_cache(maxsize=1)
-def _weights(path: Path = FOLDER / "selection.safetensors") -> dict[str, torch.Tensor]:
+def _weights(path: Path = WEIGHTS) -> dict[str, torch.Tensor]:
     data, _ = carded.read_bytes(path)
     return carded.tensors_of(path, data)
 
@@ -193,15 +208,29 @@ def full_scores(
     return found
 
 
-def fit(examples: Sequence[tuple[torch.Tensor, torch.Tensor]], ridge: float = 3.0) -> dict[str, torch.Tensor]:
+def fit(examples: Sequence[Example], ridge: float | None = None) -> dict[str, torch.Tensor]:
     """Weights of the ranking model, by ridge regression.
 
     Args:
         examples: per table, `inputs` and the scores of the candidates on all rows.
+        ridge: None: the one of `RIDGES` whose first choices lose the least score on tables left out (five folds).
     """
+    if ridge is None:
+        ridge = min(RIDGES, key=lambda r: _left_out(examples, r))
     x = torch.cat([seen for seen, _ in examples])
     y = torch.cat([scores - scores.mean() for _, scores in examples])
     mean, deviation = x.mean(0), x.std(0) + 1e-3
     z = (x - mean) / deviation
     weights = torch.linalg.solve(z.T @ z + ridge * torch.eye(z.shape[1]), z.T @ y)
     return {"mean": mean, "deviation": deviation, "weights": weights}
+
+
+def _left_out(examples: Sequence[Example], ridge: float) -> float:
+    """Mean score that the first choices lose on tables left out."""
+    lost = []
+    for fold in range(5):
+        w = fit([e for i, e in enumerate(examples) if i % 5 != fold], ridge)
+        for seen, scores in examples[fold::5]:
+            chosen = int((((seen - w["mean"]) / w["deviation"]) @ w["weights"]).argmax())
+            lost.append(min(MOST_LOST, float(scores.max() - scores[chosen])))
+    return float(np.mean(lost)) if lost else math.inf

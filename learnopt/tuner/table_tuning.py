@@ -22,6 +22,7 @@ from learnopt.table_data import FeatureEncoder, TargetEncoder, target_column
 from learnopt.table_file import read_frame
 from learnopt.task import seed_of
 from learnopt.tuner.data import source, usual_loss
+from learnopt.tuner.knowledge import Knowledge
 from learnopt.tuner.lanes import judge, random_state_kept, seeded
 from learnopt.tuner.result import TuneResult
 from learnopt.tuner.tune import tune
@@ -109,12 +110,12 @@ def prepare(location: str, target: str = "", task: str = "auto", header: str = "
 
 def tune_table(
     table: Table, hidden: tuple[int, ...], optimizer: str, steps: int | None, budget: int | None, seconds: float | None,
-    batch_size: int | None, seed: int,
+    batch_size: int | None, seed: int, knowledge: Knowledge | None = None,
 ) -> TuneResult:  # fmt: skip
     """`tune` for a fully connected network on a table."""
     return tune(
         lambda: table.network(hidden), table.train, table.valid, optimizer=optimizer, steps=steps, budget=budget,
-        seconds=seconds, batch_size=batch_size, seed=seed,
+        seconds=seconds, batch_size=batch_size, seed=seed, knowledge=knowledge,
     )  # fmt: skip
 
 

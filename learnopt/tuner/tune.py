@@ -19,6 +19,8 @@ from learnopt.tuner.result import TuneResult
 from learnopt.tuner.search import Recommendation, Search
 
 Progress = Callable[[int, int], None]
+TOLD_APART = 0.5
+"""Expected regrets this far above the least say no more than "much worse": those learned from were clipped."""
 
 
 def tune(
@@ -36,7 +38,7 @@ def tune(
         make_model: returns a freshly initialised model; or a model, which is copied and stays as it is.
         train_data: `(X, y)` arrays or tensors, or batches of any type that can be iterated again, such as a DataLoader.
         val_data: likewise; None: a fifth of the rows is held back (arrays), or training batches judge (other data).
-        optimizer: "adamw" or "sgd" (momentum 0.9).
+        optimizer: "adamw"; or "sgd" (momentum 0.9), for which there is no shipped knowledge: pass `knowledge`.
         steps: optimizer steps of the run that is tuned for; None: by a rule of thumb, about 30 epochs.
         budget: optimizer steps for all probes together; None: as many as one full run. 0: no probe, the prior alone.
         seconds: wall-clock limit of the whole search.
@@ -126,6 +128,8 @@ class _Work:
 
     def _features(self) -> list[float]:
         model = self.make()
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ValueError("the model has no trainable parameters")
         batches = list(islice(self.data.stream(), meta_features.BATCHES))
         seeded("features", self.seed)
         self.start = judge(model, self.loss, self.data)
@@ -152,14 +156,14 @@ class _Work:
         """What is known now."""
         assert self.search is not None
         found = self.search.recommend()
-        if found.doubt:
+        if found.doubt and (self.search.probes or self.features is None):
             found = found._replace(configuration=knowledge.portfolio[0])
         best = self.start * math.exp(found.level) if self.start > 0 else math.nan
         least = min(found.regrets)
         longest = {p.lr: p for p in sorted(self.search.probes, key=lambda p: p.parts)}
         curve = tuple(
             {
-                "lr": lr, "expected_loss": best * math.exp(regret - least),
+                "lr": lr, "expected_loss": best * math.exp(regret - least) if regret - least < TOLD_APART else None,
                 "probe_loss": longest[lr].valid if lr in longest else None,
                 "probe_steps": longest[lr].parts * self.steps / PARTS if lr in longest else None,
             }
@@ -178,7 +182,12 @@ def _reason(found: Recommendation, probes: list[Probe], work: _Work, knowledge: 
     chosen = found.configuration
     corpus = f"{knowledge.card.get('tasks', 'an unknown number of')} recorded training problems"
     said = [f"Cannot decide: {found.doubt}. "] if found.doubt else []
-    if found.doubt:
+    if found.doubt and not probes and work.features is not None:
+        said.append(
+            f"Learning rate {chosen.lr:.3g} with a {chosen.schedule} schedule is what a network that learned from "
+            f"{corpus} expects the least loss of, by the model's and the data's meta-features alone."
+        )
+    elif found.doubt:
         said.append(
             f"Learning rate {chosen.lr:.3g} with a {chosen.schedule} schedule is what is tried first when nothing is "
             f"known: the first of a list learned from {corpus}."
@@ -198,7 +207,7 @@ def _reason(found: Recommendation, probes: list[Probe], work: _Work, knowledge: 
             said.append(f"The loss left the finite numbers at {', '.join(f'{lr:.2g}' for lr in failed)}. ")
         said.append(
             f"A network that learned from {corpus} how such beginnings end expects the least loss at {chosen.lr:.3g} "
-            f"with a {chosen.schedule} schedule and weight decay {chosen.weight_decay:g}, and losses within 5 % of it "
+            f"with a {chosen.schedule} schedule and weight decay {chosen.weight_decay:g}, and losses within 10 % of it "
             f"from {found.interval[0]:.2g} to {found.interval[1]:.2g}."
         )
     if not work.data.held_out:
