@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,23 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from learnopt import features, meta_network, stop_head
-from learnopt.atomic import write_bytes
+from learnopt import carded, features, meta_network, stop_head
+from learnopt.carded import ArtifactError
+
+__all__ = ["Artifact", "ArtifactError", "load", "locate", "names", "save"]
 
 FORMAT = 1
 DEFAULT = "v1"
 """What `weights="default"` stands for."""
 
 _FOLDER = Path(__file__).resolve().parent / "weights"
-
-
-class ArtifactError(ValueError):
-    """An artifact is missing, damaged, foreign or made for another version; the message says which and names it."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +56,8 @@ def save(path: Path, theta: Tensor, stop: dict[str, Tensor] | None, fields: dict
     Args:
         fields: further entries of the card: suite, command, config, seeds, commit, date, versions.
     """
-    tensors = {f"rule.{k}": v[0].contiguous() for k, v in meta_network.unpack(theta).items()}
-    tensors |= {f"stop.{k}": v.contiguous() for k, v in (stop or {}).items()}
-    data = tensors_to_bytes(tensors)
+    tensors = {f"rule.{k}": v[0] for k, v in meta_network.unpack(theta).items()}
+    tensors |= {f"stop.{k}": v for k, v in (stop or {}).items()}
     card = {
         "format": FORMAT,
         "features_version": features.VERSION,
@@ -74,12 +66,8 @@ def save(path: Path, theta: Tensor, stop: dict[str, Tensor] | None, fields: dict
             "meta_parameters": meta_network.SIZE,
         },
         **fields,
-        "sha256": hashlib.sha256(data).hexdigest(),
     }  # fmt: skip
-    # the tensors first: a crash in between leaves a card that does not match, which `load` refuses
-    write_bytes(path, data)
-    write_bytes(path.with_suffix(".json"), (json.dumps(card, indent=2, default=str) + "\n").encode())
-    return path
+    return carded.write(path, tensors, card)
 
 
 def locate(name: str | os.PathLike[str]) -> Path:
@@ -116,23 +104,14 @@ def load(name: str | os.PathLike[str] = "default") -> Artifact:
 
 @lru_cache(maxsize=8)
 def _load(path: Path, modified: tuple[int, int], size: int) -> Artifact:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
-    card = _read_card(path.with_suffix(".json"))
-    if hashlib.sha256(data).hexdigest() != card.get("sha256"):
-        raise ArtifactError(f"{path} is damaged or does not belong to its card: its SHA-256 differs ({size} bytes)")
+    data, card = carded.read_bytes(path)
     if card.get("format") != FORMAT:
         raise ArtifactError(f"{path} has artifact format {card.get('format')!r}, this version reads {FORMAT}")
     added = _columns_since(card.get("features_version"))
     if added is None:
         was = card.get("features_version")
         raise ArtifactError(f"{path} was trained on features version {was!r}, this version has {features.VERSION}")
-    try:
-        tensors = load_tensors(data)
-    except SafetensorError as error:
-        raise ArtifactError(f"{path} is not a safetensors file: {error}") from error
+    tensors = carded.tensors_of(path, data)
     stop = {f"stop.{k}": s for k, s in stop_head.SHAPES.items()}
     expected = {f"rule.{k}": (a - added * (k in _OVER_COLUMNS), b) for k, (a, b) in meta_network.SHAPES.items()}
     if any(k.startswith("stop.") for k in tensors):
@@ -157,18 +136,6 @@ def _columns_since(version: Any) -> int | None:
     return None if None in since else sum(n for n in since if n is not None)
 
 
-def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"card {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ArtifactError(f"card {path} is not valid JSON: {error}") from error
-    if not isinstance(card, dict):
-        raise ArtifactError(f"card {path} is not a JSON object but {type(card).__name__}")
-    return card
-
-
 def _check(path: Path, tensors: dict[str, Tensor], expected: dict[str, tuple[int, int]]) -> None:
     missing, foreign = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or foreign:
@@ -181,5 +148,4 @@ def _check(path: Path, tensors: dict[str, Tensor], expected: dict[str, tuple[int
         if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
             got = f"{tuple(tensor.shape)} {tensor.dtype}"
             raise ArtifactError(f"{path}: tensor {name} is {got}, this rule needs {shape} torch.float32")
-        if not torch.isfinite(tensor).all():
-            raise ArtifactError(f"{path}: tensor {name} holds values that are not finite")
+        carded.check_finite(path, name, tensor)

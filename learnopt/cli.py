@@ -12,7 +12,10 @@ from pydantic import ValidationError
 from learnopt.cli_compare import compare_command, report_command
 from learnopt.cli_inspect import inspect_command
 from learnopt.cli_meta_train import meta_train
+from learnopt.cli_record import record_command
 from learnopt.cli_stop_train import stop_train_command
+from learnopt.cli_stopper_train import stopper_train_command
+from learnopt.cli_tune import tune_command, tune_train_command
 
 app = typer.Typer(
     help="Learned optimization for PyTorch: no learning rate, no schedule, no stopping point to tune.",
@@ -24,7 +27,11 @@ app.command("compare")(compare_command)
 app.command("report")(report_command)
 app.command("meta-train")(meta_train)
 app.command("stop-train")(stop_train_command)
+app.command("stopper-train")(stopper_train_command)
 app.command("inspect")(inspect_command)
+app.command("record")(record_command)
+app.command("tune")(tune_command)
+app.command("tune-train")(tune_train_command)
 
 USAGE, INTERRUPTED = 2, 130
 """Exit codes."""

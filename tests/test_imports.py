@@ -27,12 +27,28 @@ RUNTIME = {
     "spread",
     "stop_head",
     "artifact",
+    "carded",
     "intake",
     "memory",
     "optimizer",
     "inner_step",
     "kernels.library",
     "kernels.in_place",
+}
+STOPPERS = {
+    "stopping",
+    "stopping.best_weights",
+    "stopping.curve_features",
+    "stopping.curve_network",
+    "stopping.improvement",
+    "stopping.learned",
+    "stopping.patience",
+    "stopping.peer_features",
+    "stopping.peer_network",
+    "stopping.plateau",
+    "stopping.reading",
+    "stopping.stopper",
+    "stopping.weights",
 }
 
 
@@ -75,7 +91,11 @@ def test_runtime_arm_imports_no_training() -> None:
 def test_integrations_need_the_runtime_arm_only() -> None:
     ours = {m for m in GRAPH if m.startswith("integrations.")}
     assert {"integrations.lightning", "integrations.transformers", "integrations.skorch"} <= ours
-    assert {f for m in ours for f in GRAPH[m]} <= RUNTIME | ours | {"integrations"}
+    assert {f for m in ours for f in GRAPH[m]} <= RUNTIME | STOPPERS | ours | {"integrations"}
+
+
+def test_stoppers_need_no_training() -> None:
+    assert {f for m in STOPPERS for f in GRAPH[m]} <= STOPPERS | {"atomic", "carded"}
 
 
 def test_tasks_are_imported_by_the_command_line_only() -> None:

@@ -1,0 +1,120 @@
+"""`learnopt record`: record training runs of many tasks, to learn tuning and stopping from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from learnopt.corpus import Corpus
+from learnopt.record import RecordPlan, TooSlow, record
+from learnopt.task import Task
+
+
+def record_command(
+    out: Annotated[Path, typer.Argument(help="folder of the corpus")],
+    tasks: Annotated[
+        str, typer.Option(help="a suite, names with commas between, csv:FILE?target=..., or 'sampled'")
+    ] = "sampled",
+    count: Annotated[int, typer.Option(help="how many tasks to sample")] = 100,
+    first: Annotated[int, typer.Option(help="number of the first sampled task")] = 0,
+    optimizers: Annotated[str, typer.Option(help="adamw, sgd, or both with a comma between")] = "adamw,sgd",
+    seeds: Annotated[int, typer.Option(help="seeds per configuration")] = 2,
+    rates: Annotated[int, typer.Option(help="number of learning rates; 0: 13 over five decades")] = 0,
+    decays: Annotated[int, typer.Option(help="number of weight decays, torch's default first; 0: all")] = 0,
+    most_steps: Annotated[int, typer.Option(help="cap on a task's declared steps")] = 1000,
+    most_seconds: Annotated[float, typer.Option(help="leave out what would take longer per task; 0: nothing")] = 0.0,
+    share: Annotated[
+        str, typer.Option(help="I/N: every N-th task from the I-th, to split work over processes")
+    ] = "1/1",
+) -> None:
+    """Record runs of every rate, schedule and weight decay; the same command again goes on where it stopped."""
+    plan = RecordPlan(_words(optimizers), seeds, most_steps, most_seconds, rates, decays)
+    plan.check()
+    if count < 1 or first < 0:
+        raise ValueError(f"--count must be at least 1 and --first at least 0, got {count} and {first}")
+    own, of = _share(share)
+    corpus = Corpus(out)
+    corpus.agree({"seeds": seeds, "most_steps": most_steps, "rates": rates, "decays": decays})
+    makers = list(_tasks(tasks, first, count))[own - 1 :: of]
+    console = Console(stderr=True)
+    left_out: dict[str, str] = {}
+    with Progress(
+        TextColumn("recording"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(), TextColumn("{task.description}"), console=console, speed_estimate_period=600,
+    ) as progress:  # fmt: skip
+        bar = progress.add_task("", total=len(makers))
+        for make in makers:
+            task = make()
+            progress.update(bar, description=task.name)
+            for optimizer in plan.optimizers:
+                _record_one(corpus, task, optimizer, plan, left_out)
+            progress.advance(bar)
+    for name, reason in left_out.items():
+        console.print(f"left out {name}: {reason}", soft_wrap=True, highlight=False)
+    console.print(f"{len(corpus.paths())} files of runs in {out}")
+
+
+def _record_one(corpus: Corpus, task: Task, optimizer: str, plan: RecordPlan, left_out: dict[str, str]) -> None:
+    if corpus.has(task.name, optimizer):
+        return
+    try:
+        corpus.put(task.name, optimizer, record(task, optimizer, plan))
+    except (TooSlow, RuntimeError) as error:  # torch: what vmap cannot take
+        reason = str(error).strip().splitlines()[0]
+        corpus.skip(task.name, optimizer, reason)
+        left_out[f"{task.name} with {optimizer}"] = reason
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _share(text: str) -> tuple[int, int]:
+    own, _, of = text.partition("/")
+    if not (own.isdigit() and of.isdigit() and 1 <= int(own) <= int(of)):
+        raise ValueError(f"--share must be I/N with I in 1..N, got {text!r}")
+    return int(own), int(of)
+
+
+class _Sampled:
+    """Sampled task number `i` of the meta-training suite."""
+
+    def __init__(self, i: int) -> None:
+        self.i = i
+
+    def __call__(self) -> Task:
+        from learnopt.tasks.source import SuiteSource
+
+        return SuiteSource(augmented=False).sample(np.random.default_rng([11, self.i]))
+
+
+class _Named:
+    """The task called `name`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self) -> Task:
+        from learnopt.tasks import get_task
+
+        return get_task(self.name)
+
+
+def _tasks(text: str, first: int, count: int) -> Iterator[_Sampled | _Named]:
+    from learnopt.tasks.held_out import held_out_makers
+    from learnopt.tasks.meta_valid import META_VALID
+
+    torch.set_num_threads(1)
+    if text == "sampled":
+        yield from map(_Sampled, range(first, first + count))
+        return
+    suites: dict[str, Callable[[], Iterable[str]]] = {"held_out": held_out_makers, "meta_valid": lambda: META_VALID}
+    for word in _words(text):
+        yield from map(_Named, suites[word]() if word in suites else [word])

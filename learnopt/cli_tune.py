@@ -1,0 +1,116 @@
+"""`learnopt tune`: a recommendation for a table. `learnopt tune-train`: learn to recommend, from recorded runs."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from learnopt.atomic import write_bytes
+from learnopt.batched_optimizers import RECIPES
+from learnopt.corpus import Corpus
+from learnopt.provenance import commit
+from learnopt.table_data import TASKS
+from learnopt.table_file import HEADERS
+from learnopt.tuner import knowledge as knowledges
+from learnopt.tuner.learn import STEPS, learn
+from learnopt.tuner.lessons import gather
+from learnopt.tuner.table_tuning import Fitted, fit, prepare, tune_table
+
+
+def tune_command(
+    data: Annotated[str, typer.Argument(help="CSV or Parquet file")],
+    target: Annotated[str, typer.Option(help="column to predict, by name or number from 0; default: the last")] = "",
+    task: Annotated[str, typer.Option(help=f"one of {', '.join(TASKS)}")] = "auto",
+    header: Annotated[
+        str, typer.Option(help=f"whether the first line names the columns: {', '.join(HEADERS)}")
+    ] = "auto",
+    out: Annotated[Path, typer.Option(help="folder of the results")] = Path("tuning"),
+    optimizer: Annotated[str, typer.Option(help="adamw; sgd needs --knowledge")] = "adamw",
+    hidden: Annotated[str, typer.Option(help="hidden layers of the network, with commas between")] = "64,32",
+    steps: Annotated[int | None, typer.Option(help="steps of a full run; default: about 30 epochs")] = None,
+    budget: Annotated[int | None, typer.Option(help="steps for all probes; default: as many as a full run")] = None,
+    seconds: Annotated[float | None, typer.Option(help="wall-clock limit of the search")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="rows of a batch; default: by the number of rows")] = None,
+    seed: Annotated[int, typer.Option(help="of split, initialisation and batches")] = 0,
+    knowledge: Annotated[str, typer.Option(help="artifact of `learnopt tune-train`; default: what ships")] = "",
+    train: Annotated[bool, typer.Option(help="train a network as recommended")] = True,
+    predict: Annotated[str, typer.Option(help="file with rows to predict with the trained network")] = "",
+) -> None:
+    """Recommend learning rate, schedule and weight decay for a network on a table; train it; write picture and JSON."""
+    console = Console()
+    if predict and not train:
+        raise ValueError("--predict needs the trained network: leave out --no-train")
+    table = prepare(data, target, task, header, seed)
+    for note in table.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False)
+    sizes, known = _sizes(hidden), knowledges.load(Path(knowledge)) if knowledge else None
+    if predict:
+        table.rows_of(predict, header)  # refused now, not after the training
+    result = tune_table(table, sizes, optimizer, steps, budget, seconds, batch_size, seed, known)
+    console.print(str(result), soft_wrap=True, highlight=False)
+    console.print(result.reason, soft_wrap=True, highlight=False)
+    fitted = fit(table, sizes, result, seed) if train else None
+    entry = result.entry() | table.entry() | {"hidden": list(sizes)} | (fitted.entry() if fitted else {})
+    target_file = out / "tuning.json"
+    write_bytes(target_file, (json.dumps(entry, indent=1) + "\n").encode())
+    written = [target_file, result.plot(out / "tuning.png")]
+    if fitted:
+        console.print(_judged(fitted), highlight=False)
+        written.append(fitted.save(out / "model.safetensors"))
+        if predict:
+            written.append(fitted.predict_to(table.rows_of(predict, header), out / "predictions.csv"))
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+
+
+def _judged(fitted: Fitted) -> str:
+    name, value = fitted.score
+    return f"trained: validation loss {fitted.loss:.4g}, {name} {value:.4g} on {fitted.rows} rows not trained on"
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdigit() and 0 < int(word) <= 65536 for word in words):
+        raise ValueError(f"--hidden takes layer sizes with commas between, got {text!r}")
+    return tuple(int(word) for word in words)
+
+
+def tune_train_command(
+    corpora: Annotated[list[Path], typer.Argument(help="folders that `learnopt record` filled")],
+    out: Annotated[Path, typer.Option(help="artifact to write, ending in .safetensors")],
+    optimizer: Annotated[str, typer.Option(help="adamw or sgd")] = "adamw",
+    steps: Annotated[int, typer.Option(help="training steps of each network")] = STEPS,
+    seed: Annotated[int, typer.Option(help="of the networks")] = 0,
+) -> None:
+    """Learn the tuner's networks and its portfolio from recorded runs."""
+    if optimizer not in RECIPES:
+        raise ValueError(f"unknown optimizer {optimizer!r}; choose from: {', '.join(RECIPES)}")
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out must end in .safetensors, got {str(out)!r}")
+    if steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {steps}")
+    torch.set_num_threads(1)
+    recipe, console = RECIPES[optimizer], Console(stderr=True)
+    paths = list(chain.from_iterable(Corpus(folder).paths(optimizer) for folder in corpora))
+    frames = chain.from_iterable(Corpus(folder).frames(optimizer) for folder in corpora)
+    shown = track(frames, "reading", total=len(paths), console=console)
+    lessons = gather(shown, recipe.rates, recipe.decays)
+    console.print(f"learning from {len(lessons.names)} of {len(paths)} recorded tasks")
+    found = learn(lessons, optimizer, seed, steps)
+    fields = {
+        "name": out.stem, "tasks": len(lessons.names), "command": " ".join(["learnopt", *sys.argv[1:]]), "seed": seed,
+        "steps": steps, "commit": commit(), "date": datetime.now(UTC).date().isoformat(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }  # fmt: skip
+    knowledges.save(out, found, fields)
+    console.print(f"wrote {out}")

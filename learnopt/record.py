@@ -1,0 +1,208 @@
+"""Record training runs: one task, one optimizer, every learning rate, schedule, weight decay and seed, all at once."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from learnopt.baselines import SCHEDULES, multiplier
+from learnopt.batched_optimizers import RECIPES, Recipe
+from learnopt.task import Batch, Task, seed_of
+from learnopt.tuner import meta_features
+from learnopt.unroll import Problem
+
+POINTS = 50
+"""Evenly spaced validations of a run, beside the one before the first step."""
+MOST_NUMBERS = 40_000_000
+"""Parameters that runs which advance together may have, all together; more are recorded in parts."""
+
+
+class TooSlow(Exception):
+    """A task would take longer than it was given."""
+
+
+@dataclass(frozen=True)
+class RecordPlan:
+    """What is recorded of every task.
+
+    Attributes:
+        optimizers: names in `RECIPES`.
+        seeds: initialisations and batch streams per configuration.
+        most_steps: cap on a task's declared steps.
+        most_seconds: a task that would take longer per optimizer is left out; 0: none is.
+        rates: number of log-spaced learning rates over a recipe's range; 0: the recipe's own.
+        decays: number of weight decays, torch's default first; 0: all of the recipe's.
+    """
+
+    optimizers: tuple[str, ...] = ("adamw", "sgd")
+    seeds: int = 2
+    most_steps: int = 1000
+    most_seconds: float = 0.0
+    rates: int = 0
+    decays: int = 0
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot be recorded."""
+        unknown = [name for name in self.optimizers if name not in RECIPES]
+        if unknown or not self.optimizers:
+            raise ValueError(f"unknown optimizer {', '.join(unknown)!r}; choose from: {', '.join(RECIPES)}")
+        for name in ("seeds", "most_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.decays < 0:
+            raise ValueError(f"decays must be at least 0, got {self.decays}")
+        if self.rates < 0 or self.rates == 1:
+            raise ValueError(f"rates must be 0 or at least 2, got {self.rates}")
+
+    def grid(self, optimizer: str) -> list[Configuration]:
+        """All configurations of an optimizer, rates fastest."""
+        recipe = RECIPES[optimizer]
+        rates = recipe.rates if not self.rates else recipe.finer(self.rates)
+        decays = recipe.decays[: self.decays or None]
+        return [Configuration(*c) for c in itertools.product(decays, SCHEDULES, rates)]
+
+
+class Configuration(NamedTuple):
+    """Settings of an optimizer's run."""
+
+    weight_decay: float
+    schedule: str
+    lr: float
+
+
+def record(task: Task, optimizer: str, plan: RecordPlan) -> pd.DataFrame:
+    """Runs of `task`, one row each.
+
+    Columns: task, kind, datasets, optimizer, lr, schedule, weight_decay, seed, steps, batch_size, rows; valid_steps
+    and valid (the validation loss after so many steps, from 0), train (mean training loss of the steps between two
+    validations), as lists; `feature.NAME` for every meta-feature. A loss that is not finite stays so.
+
+    Raises:
+        TooSlow: it would take longer than the plan allows.
+    """
+    steps, grid = min(task.steps, plan.most_steps), plan.grid(optimizer)
+    features = task_features(task, steps)
+    size = max(1, sum(p.numel() for p in task.build(0).parameters()))
+    share = max(1, MOST_NUMBERS // (size * plan.seeds))
+    parts = [grid[i : i + share] for i in range(0, len(grid), share)]
+    rows: list[dict[str, Any]] = []
+    for part in parts:
+        curves = train_all(task, RECIPES[optimizer], part, plan.seeds, steps, plan.most_seconds / len(parts))
+        for i, run in enumerate(itertools.product(part, range(plan.seeds))):
+            configuration, seed = run
+            curve = {
+                "valid_steps": curves.at,
+                "valid": curves.valid[:, i].tolist(),
+                "train": curves.train[:, i].tolist(),
+            }
+            rows.append(configuration._asdict() | {"seed": seed} | curve)
+    fixed: dict[str, Any] = {
+        "task": task.name, "kind": task.kind, "datasets": ",".join(sorted(task.datasets)), "optimizer": optimizer,
+        "steps": steps, "batch_size": meta_features.rows_of(task.batch(0, 0)), "rows": training_rows(task),
+    }  # fmt: skip
+    named: dict[str, Any] = {
+        f"feature.{name}": value for name, value in zip(meta_features.NAMES, features, strict=True)
+    }
+    return pd.DataFrame(rows).assign(**fixed, **named)
+
+
+class Curves(NamedTuple):
+    """What runs went through."""
+
+    at: list[int]  # steps done at each validation, from 0
+    valid: Tensor  # (V, N)
+    train: Tensor  # (V - 1, N): mean over the steps between two validations
+
+
+def points(steps: int) -> list[int]:
+    """Steps after which a run is validated."""
+    return sorted({round(steps * i / POINTS) for i in range(POINTS + 1)})
+
+
+def train_all(
+    task: Task, recipe: Recipe, grid: list[Configuration], seeds: int, steps: int, most_seconds: float = 0.0
+) -> Curves:
+    """Train every configuration with every seed; run `i * seeds + s` is configuration `i` with seed `s`.
+
+    Raises:
+        TooSlow: the first steps say that it would take longer than `most_seconds` (unless 0).
+    """
+    problem = vectorised(task, seeds, len(grid))
+    each = [c for c in grid for _ in range(seeds)]
+    params = [p.clone() for p in problem.start]
+    optimizer = recipe.make(params, torch.tensor([c.weight_decay for c in each]))
+    base = torch.tensor([c.lr for c in each])
+    cosine = torch.tensor([c.schedule == "cosine" for c in each])
+    at, watch = points(steps), _Watch(steps, most_seconds)
+    valid, sums, train = [problem.valid_losses(params)], torch.zeros(problem.n), []
+    watch.validated()
+    with torch.random.fork_rng(devices=[]):
+        for t in range(steps):
+            torch.manual_seed(seed_of("record", task.name, t))
+            leaves = [p.detach().requires_grad_() for p in params]
+            loss = problem.losses(leaves, problem.batch(t))
+            grads = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+            factors = torch.where(cosine, multiplier("cosine", t, steps), multiplier("constant", t, steps))
+            optimizer.step(grads, base * factors)
+            sums += loss.detach()
+            watch.stepped(t)
+            if t + 1 in at:
+                train.append(sums / (t + 1 - at[len(valid) - 1]))
+                valid.append(problem.valid_losses(params))
+                sums = torch.zeros(problem.n)
+    return Curves(at, torch.stack(valid), torch.stack(train))
+
+
+def vectorised(task: Task, seeds: int, copies: int) -> Problem:
+    """The task for vectorised runs; BatchNorm keeps no running statistics, which runs would share: it validates on
+    those of the validation batch."""
+    from torch.func import replace_all_batch_norm_modules_
+
+    class Plain(type(task)):  # type: ignore[misc]
+        def build(self, seed: int) -> nn.Module:
+            return replace_all_batch_norm_modules_(task.build(seed))
+
+    plain = copy.copy(task)
+    plain.__class__ = Plain
+    return Problem(plain, list(range(seeds)), copies)
+
+
+class _Watch:
+    """Stops what would take too long."""
+
+    def __init__(self, steps: int, most_seconds: float) -> None:
+        self._steps, self._most, self._start, self._validation = steps, most_seconds, time.perf_counter(), 0.0
+
+    def validated(self) -> None:
+        now = time.perf_counter()
+        self._validation, self._start = now - self._start, now
+
+    def stepped(self, t: int) -> None:
+        if t == 4 and self._most:
+            expected = (time.perf_counter() - self._start) / 5 * self._steps + POINTS * self._validation
+            if expected > self._most:
+                raise TooSlow(f"{expected:.0f} seconds expected, {self._most:.0f} allowed")
+
+
+def training_rows(task: Task) -> int:
+    """Rows of the task's training split; 0 where it does not say."""
+    rows: Batch | None = getattr(task, "train", None)
+    if rows is None:
+        inner = getattr(task, "inner", None)
+        return training_rows(inner) if inner is not None else 0
+    return meta_features.rows_of(rows)
+
+
+def task_features(task: Task, steps: int) -> list[float]:
+    """Meta-features of a task with its first initialisation and batches."""
+    batches = [task.batch(0, t) for t in range(meta_features.BATCHES)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("features", task.name))
+        return meta_features.meta_features(task.build(0), task.loss, batches, steps=steps, rows=training_rows(task))

@@ -1,0 +1,161 @@
+"""A table from a CSV or Parquet file: any usual separator, a header or none, numbers, words and missing cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from learnopt.corpus import needs_pyarrow
+
+# Larger numbers count as missing: their squares would not fit, and no real measurement is that large.
+LARGEST = 1e30
+MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "?", "-"]
+SEPARATORS = ",;\t|"
+MOST_BYTES = 50_000_000
+"""Of a larger file a random part of the rows is read, as many as about this size holds."""
+CHUNK = 100_000
+SAMPLED_BYTES = 1_000_000
+HEADERS = ("auto", "yes", "no")
+_DECIMAL_COMMA = re.compile(r"\s*-?\d{1,12},\d+\s*")
+
+
+def read_frame(location: str, header: str = "auto") -> pd.DataFrame:
+    """The file's cells: floats where a column mostly holds numbers, else strings; names are the header or 0, 1, ...
+
+    Numbers may have decimal commas where the separator is another character. Of a file above `MOST_BYTES`, a random
+    sample of rows, the same at every call.
+
+    Args:
+        header: "auto", "yes" or "no": whether the first line names the columns.
+
+    Raises:
+        ValueError: for a file that is missing, empty, no text, or no table.
+    """
+    if header not in HEADERS:
+        raise ValueError(f"header must be one of {', '.join(HEADERS)}, got {header!r}")
+    path = Path(location)
+    if path.suffix.lower() in (".parquet", ".pq"):
+        return _parquet(path, location)
+    separator = _separator(path, location)
+    try:
+        cells = _cells(path, separator)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise ValueError(f"{location}: is no UTF-8 text, so no CSV file") from None
+        raise ValueError(f"{location}: no CSV table: {str(error).strip().splitlines()[0]}") from None
+    return _typed(cells, header)
+
+
+def _separator(path: Path, location: str) -> str:
+    """The character that separates the first line's cells."""
+    try:
+        with path.open("rb") as f:
+            start = f.read(SAMPLED_BYTES)
+    except FileNotFoundError:
+        raise ValueError(f"{location}: no such file") from None
+    except OSError as error:
+        raise ValueError(f"{location}: cannot be read: {error.strerror}") from None
+    try:
+        text = start.decode("utf-8-sig", errors="strict" if len(start) < SAMPLED_BYTES else "ignore")
+    except UnicodeDecodeError:
+        raise ValueError(f"{location}: is no UTF-8 text, so no CSV file") from None
+    first = next((line for line in text.splitlines() if line.strip()), None)
+    if first is None:
+        raise ValueError(f"{location}: the file is empty")
+    separator = max(SEPARATORS, key=first.count)
+    if not first.count(separator):
+        raise ValueError(
+            f"{location}: one column only ({first[:40]!r}...), a target and a feature are needed; "
+            f"cells must be separated by a comma, semicolon, tab or |"
+        )
+    return separator
+
+
+def _cells(path: Path, separator: str) -> pd.DataFrame:
+    size = path.stat().st_size
+    reader = pd.read_csv(
+        path, sep=separator, header=None, dtype=str, na_values=MISSING, skipinitialspace=True, encoding="utf-8-sig",
+        chunksize=CHUNK,
+    )  # fmt: skip
+    with reader:
+        return pd.concat(list(_sampled(reader, min(1.0, MOST_BYTES / size))), ignore_index=True)
+
+
+def _sampled(chunks: Iterator[pd.DataFrame], share: float) -> Iterator[pd.DataFrame]:
+    """A random share of the rows; the first row, which may be a header, is always kept."""
+    rng = np.random.default_rng(0)
+    for i, chunk in enumerate(chunks):
+        keep = rng.random(len(chunk)) < share
+        keep[0] |= i == 0
+        yield chunk if share >= 1 else chunk[keep]
+
+
+def _parquet(path: Path, location: str) -> pd.DataFrame:
+    needs_pyarrow()
+    if not path.exists():
+        raise ValueError(f"{location}: no such file")
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{location}: no Parquet file: {str(error).strip().splitlines()[0]}") from None
+    if frame.shape[1] < 2:
+        raise ValueError(f"{location}: {frame.shape[1]} columns, a target and a feature are needed")
+    frame.columns = pd.Index([str(c) for c in frame.columns])
+    return pd.DataFrame({c: _of_any_type(frame[c]) for c in frame.columns})
+
+
+def _of_any_type(column: pd.Series) -> pd.Series:
+    """A Parquet column as floats or strings."""
+    if pd.api.types.is_datetime64_any_dtype(column):
+        start = pd.Timestamp(0, tz=getattr(column.dtype, "tz", None))
+        return numbers((column - start).dt.total_seconds())
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return numbers(column)
+    words = column.astype(object).where(column.notna(), None)
+    return words.map(str, na_action="ignore")
+
+
+def numbers(column: pd.Series) -> pd.Series:
+    """The column as floats, NaN where a cell is no number below `LARGEST`."""
+    values = pd.to_numeric(column, errors="coerce").astype(float)
+    return values.where(values.abs() < LARGEST)
+
+
+def _typed(frame: pd.DataFrame, header: str) -> pd.DataFrame:
+    """Take the first row as header when none of its cells is a number and a column below is; turn numbers to floats."""
+    body = frame.iloc[1:]
+    first_is_text = bool(numbers(frame.iloc[0]).isna().all() and frame.iloc[0].notna().any())
+    numeric_below = any(_numeric(body[c]) is not None for c in frame.columns)
+    unlike_below = all(frame.iloc[0][c] not in set(body[c]) for c in frame.columns)
+    if header == "yes" or (header == "auto" and first_is_text and (numeric_below or unlike_below)):
+        names = [str(cell) if isinstance(cell, str) else str(i) for i, cell in enumerate(frame.iloc[0])]
+        frame = body.reset_index(drop=True)
+        frame.columns = pd.Index([h if names.count(h) == 1 else f"{h}.{i}" for i, h in enumerate(names)])
+    else:
+        frame.columns = pd.Index([str(c) for c in frame.columns])
+    typed = {c: _numeric(frame[c]) for c in frame.columns}
+    return pd.DataFrame({c: frame[c] if found is None else found for c, found in typed.items()})
+
+
+def _numeric(column: pd.Series) -> pd.Series | None:
+    """The column as floats, or None where fewer than nine tenths of its cells are numbers; infinite ones are numbers,
+    but missing ones."""
+    present = int(column.notna().sum())
+    if not present:
+        return None
+    for cells in (column, _decimal_points(column)):
+        if cells is not None and int(pd.to_numeric(cells, errors="coerce").notna().sum()) >= 0.9 * present:
+            return numbers(cells)
+    return None
+
+
+def _decimal_points(column: pd.Series) -> pd.Series | None:
+    """Decimal commas turned into points, if nearly all cells look like that or like whole numbers."""
+    present = column.dropna()
+    if not present.head(50).map(lambda cell: bool(_DECIMAL_COMMA.fullmatch(cell))).any():
+        return None
+    return column.str.replace(",", ".", n=1, regex=False)

@@ -1,0 +1,1 @@
+"""Learning rate, schedule and weight decay for a new data set."""

@@ -1,0 +1,144 @@
+"""What the tuner has learned, as it ships: one artifact per optimizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from learnopt import carded
+from learnopt.carded import ArtifactError
+from learnopt.tuner import diagnosis_network, meta_features, network
+from learnopt.tuner.probes import CHANNELS, Probe, change, encode
+
+FORMAT = 1
+FOLDER = Path(__file__).resolve().parents[1] / "weights" / "tuner"
+CLIP = 4.0
+"""Standardised meta-features are clipped here."""
+
+
+class Configuration(NamedTuple):
+    """Settings that are recommended."""
+
+    lr: float
+    schedule: str
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Loaded weights and the grid that they speak about.
+
+    Attributes:
+        members: the networks that vote.
+        others: `(schedule, weight decay)` of each output.
+        portfolio: configurations in the order in which they should be tried without knowing anything.
+        levels: usual log of the best final loss over the one before training, and over the best probe's, `(2,)`.
+    """
+
+    optimizer: str
+    rates: tuple[float, ...]
+    others: tuple[tuple[str, float], ...]
+    portfolio: tuple[Configuration, ...]
+    mean: Tensor
+    deviation: Tensor
+    members: tuple[network.Weights, ...]
+    diagnosis: tuple[network.Weights, ...]
+    levels: Tensor
+    card: dict[str, Any]
+
+    def standardised(self, features: Tensor) -> Tensor:
+        """Meta-features, `(..., F)`, in units of the corpus."""
+        return ((features - self.mean) / self.deviation).clamp(-CLIP, CLIP)
+
+    def expect(self, features: Sequence[float] | None, probes: Sequence[Probe]) -> Tensor:
+        """Every member's expected regret, `(members, outputs, rates)`.
+
+        Args:
+            features: meta-features; None where there are none: those of the average task are taken.
+        """
+        meta = self.mean if features is None else torch.tensor(list(features), dtype=torch.float32)
+        seen = encode(probes, self.rates)[None]
+        with torch.no_grad():
+            return torch.cat([network.forward(w, self.standardised(meta)[None], seen) for w in self.members])
+
+    def level(self, probes: Sequence[Probe]) -> float:
+        """Expected log of the best final validation loss over the one before training: by what is usual in the corpus,
+        after the best probe if there is one. The median; half of the tasks are off by more than about a third."""
+        reached = [change(p.valid, p.start) for p in probes if not p.failed]
+        usual, further = float(self.levels[0]), float(self.levels[1])
+        return min(min(reached), 0.0) + further if reached else usual
+
+
+def save(path: Path, knowledge: Knowledge, fields: dict[str, Any]) -> Path:
+    """Write an artifact: tensors to `path`, the grid, the portfolio and `fields` to its card."""
+    tensors = {f"member{i}.{k}": v for i, w in enumerate(knowledge.members) for k, v in w.items()}
+    tensors |= {f"diagnosis{i}.{k}": v for i, w in enumerate(knowledge.diagnosis) for k, v in w.items()}
+    tensors |= {"mean": knowledge.mean, "deviation": knowledge.deviation, "levels": knowledge.levels}
+    card = {
+        "format": FORMAT, "features_version": meta_features.VERSION, "channels": list(CHANNELS),
+        "features": list(meta_features.NAMES), "optimizer": knowledge.optimizer, "rates": list(knowledge.rates),
+        "others": [list(o) for o in knowledge.others], "portfolio": [list(c) for c in knowledge.portfolio], **fields,
+    }  # fmt: skip
+    return carded.write(path, tensors, card)
+
+
+def names() -> list[str]:
+    """Optimizers that there is shipped knowledge about."""
+    return sorted(p.stem for p in FOLDER.glob("*.safetensors"))
+
+
+def load(name: str | os.PathLike[str]) -> Knowledge:
+    """The shipped knowledge about an optimizer, or an artifact of one's own by its path.
+
+    Raises:
+        ValueError: there is none, or it is damaged or of another version; one line.
+    """
+    shipped = FOLDER / f"{name}.safetensors"
+    path = shipped if isinstance(name, str) and name in names() else Path(name)
+    if path.suffix != ".safetensors":
+        raise ArtifactError(
+            f"unknown optimizer {str(name)!r}; choose from: {', '.join(names())}, or a .safetensors file"
+        )
+    return _load(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@lru_cache(maxsize=8)
+def _load(path: Path, modified: int) -> Knowledge:
+    data, card = carded.read_bytes(path)
+    wanted = {"format": FORMAT, "features_version": meta_features.VERSION, "channels": list(CHANNELS)}
+    for key, value in wanted.items():
+        if card.get(key) != value:
+            raise ArtifactError(f"{path} has {key} {card.get(key)!r}, this version needs {value!r}")
+    tensors = carded.tensors_of(path, data)
+    for name, tensor in tensors.items():
+        carded.check_finite(path, name, tensor)
+    try:
+        rates = tuple(float(r) for r in card["rates"])
+        others = tuple((str(s), float(d)) for s, d in card["others"])
+        like = network.initial(len(others), len(rates), torch.Generator())
+        return Knowledge(
+            str(card["optimizer"]), rates, others, tuple(Configuration(*c) for c in card["portfolio"]),
+            tensors["mean"], tensors["deviation"], _members(path, tensors, "member", like),
+            _members(path, tensors, "diagnosis", diagnosis_network.initial(torch.Generator())),
+            tensors["levels"], card,
+        )  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is not an artifact of the tuner: {error} is missing or wrong") from error
+
+
+def _members(path: Path, tensors: dict[str, Tensor], kind: str, like: network.Weights) -> tuple[network.Weights, ...]:
+    count = len({k.split(".")[0] for k in tensors if k.startswith(kind)})
+    members = tuple({k: tensors[f"{kind}{i}.{k}"] for k in like} for i in range(count))
+    for member in members:
+        for key, tensor in member.items():
+            if tensor.shape != like[key].shape:
+                shapes = f"{tuple(tensor.shape)}, this version needs {tuple(like[key].shape)}"
+                raise ArtifactError(f"{path}: tensor {key} is {shapes}")
+    return members

@@ -1,0 +1,100 @@
+"""What tuning ends with."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from learnopt.atomic import write_bytes
+from learnopt.baselines import multiplier
+from learnopt.tuner.lanes import OPTIMIZERS
+from learnopt.tuner.probes import Probe
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """A recommendation.
+
+    Attributes:
+        optimizer: "adamw" or "sgd" (momentum 0.9).
+        lr: learning rate, the peak of the schedule.
+        interval: of learning rates that are expected to be within 10 % of its final loss.
+        schedule: "constant" or "cosine" (linear warm-up over 5 % of the steps, then to 0).
+        weight_decay: in the unit of the torch optimizer.
+        batch_size: of the training batches; 0: unknown.
+        steps: length of a full run.
+        expected_loss: validation loss to expect at its end.
+        decided: False where the probes did not tell; the values are then the safest known, and `reason` says why.
+        reason: why, in one paragraph.
+        curve: per learning rate of the grid: `lr`, `expected_loss` (None: over 1.6 times the least, how much over is
+            not known), and `probe_loss` with `probe_steps` where probed.
+        probes: the runs that were made.
+        steps_used, seconds_used: what they cost.
+        interrupted: whether Ctrl-C or the end of the time cut the search short.
+    """
+
+    optimizer: str
+    lr: float
+    interval: tuple[float, float]
+    schedule: str
+    weight_decay: float
+    batch_size: int
+    steps: int
+    expected_loss: float
+    decided: bool
+    reason: str
+    curve: tuple[dict[str, float | None], ...]
+    probes: tuple[Probe, ...]
+    steps_used: int
+    seconds_used: float
+    interrupted: bool
+
+    def build(
+        self, model: nn.Module, steps: int | None = None
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """The recommended optimizer for `model` and its scheduler, to be stepped after every step.
+
+        Args:
+            steps: length of the run; None: the one that was tuned for.
+        """
+        total = self.steps if steps is None else steps
+        if total < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        params = [p for p in model.parameters() if p.requires_grad]
+        optimizer = OPTIMIZERS[self.optimizer](params, lr=self.lr, weight_decay=self.weight_decay)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: multiplier(self.schedule, min(step, total - 1), total)
+        )
+        return optimizer, scheduler
+
+    def entry(self) -> dict[str, Any]:
+        """For JSON: everything but the probes' training losses; numbers that are not finite are None."""
+        entry = {k: v for k, v in asdict(self).items() if k != "probes"}
+        entry["probes"] = [{"lr": p.lr, "parts": p.parts, "valid": p.valid} for p in self.probes]
+        clean: dict[str, Any] = json.loads(json.dumps(entry), parse_constant=lambda _: None)
+        return clean
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw expected loss and probes over the learning rate to a picture."""
+        from learnopt.tuner.picture import draw
+
+        return draw(self.entry(), Path(path))
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write `tuning.json` and `tuning.png` into a folder."""
+        target = Path(folder) / "tuning.json"
+        write_bytes(target, (json.dumps(self.entry(), indent=1) + "\n").encode())
+        return [target, self.plot(Path(folder) / "tuning.png")]
+
+    def __str__(self) -> str:
+        head = f"{self.optimizer}, learning rate {self.lr:.3g} [{self.interval[0]:.2g}, {self.interval[1]:.2g}]"
+        rest = f"{self.schedule} schedule, weight decay {self.weight_decay:g}, {self.steps} steps"
+        doubt = "" if self.decided else " (cannot decide)"
+        expected = f", expected loss {self.expected_loss:.4g}" if math.isfinite(self.expected_loss) else ""
+        return f"{head}, {rest}{expected}{doubt}"

@@ -1,0 +1,236 @@
+"""`select_model`: rank candidate models for a table from its meta-features and cheap probes."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from learnopt import carded
+from learnopt.task import seed_of
+from learnopt.tuner.knowledge import FOLDER
+
+CANDIDATES = ("linear", "boosting", "mlp-small", "mlp-medium", "mlp-large")
+HIDDEN = {"mlp-small": (16,), "mlp-medium": (64, 64), "mlp-large": (256, 128)}
+PROBE_SHARE, LEAST_PROBE, MOST_PROBE = 0.2, 60, 2000
+"""Rows that a probe trains on: this share of the rows, within limits."""
+PROBE_EPOCHS, EPOCHS = 60, 100
+LEAST_ROWS = 20
+FEATURES = ("log_rows", "log_columns", "classification", "log_classes", "largest_class", "log_rows_per_column", "best")
+
+
+WEIGHTS = FOLDER.parent / "select_model" / "v1.safetensors"
+RIDGES = (1.0, 10.0, 100.0, 1000.0)
+MOST_LOST = 0.1
+"""A choice loses at most this much score when ridges are compared: one hopeless table must not decide."""
+
+Example = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A ranking of candidate models.
+
+    Attributes:
+        ranking: names, the most promising first.
+        expected: score that each is expected to be above (or below) the mean of all.
+        probes: score of each after training on a small part of the rows: accuracy, or R2.
+        seconds: what the probes took.
+        task: "classification" or "regression".
+    """
+
+    ranking: tuple[str, ...]
+    expected: dict[str, float]
+    probes: dict[str, float]
+    seconds: float
+    task: str
+
+    @property
+    def best(self) -> str:
+        """The most promising candidate."""
+        return self.ranking[0]
+
+    def build(self, name: str | None = None, seed: int = 0) -> Any:
+        """A fresh scikit-learn estimator of the best candidate, or of another one by name."""
+        return candidate(self.best if name is None else name, self.task, EPOCHS, seed)
+
+
+def candidate(name: str, task: str, epochs: int = EPOCHS, seed: int = 0) -> Any:
+    """The scikit-learn estimator called `name`.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    classes = task == "classification"
+    if name == "linear":
+        return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500) if classes else Ridge())
+    if name == "boosting":
+        return (HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor)(random_state=seed)
+    if name not in HIDDEN:
+        raise ValueError(f"unknown candidate {name!r}; choose from: {', '.join(CANDIDATES)}")
+    network = (MLPClassifier if classes else MLPRegressor)(
+        hidden_layer_sizes=HIDDEN[name], max_iter=epochs, random_state=seed
+    )
+    model = make_pipeline(StandardScaler(), network)
+    # networks are initialised for targets of about unit size
+    return model if classes else TransformedTargetRegressor(model, transformer=StandardScaler())
+
+
+def select_model(
+    x: Any, y: Any, *, candidates: Sequence[str] = CANDIDATES, task: str = "auto", seed: int = 0
+) -> Selection:
+    """Rank candidate models for a table: each is trained on a small part of the rows, and a learned linear model turns
+    the scores and what the table is like into the scores to expect on all rows.
+
+    Args:
+        x: features, `(rows, columns)`, finite numbers.
+        y: target, `(rows,)`: whole numbers or words are classes, other numbers quantities, unless `task` says so.
+        candidates: names of `CANDIDATES`.
+        task: "auto", "classification" or "regression".
+
+    Raises:
+        ValueError: what is wrong with the arguments.
+    """
+    features, target, kind = _checked(x, y, task, candidates)
+    started = time.perf_counter()
+    probes = probe_scores(features, target, kind, candidates, seed)
+    seconds = time.perf_counter() - started
+    expected = dict(zip(candidates, expect(table_features(features, target, kind), probes, candidates), strict=True))
+    ranking = tuple(sorted(candidates, key=lambda name: -expected[name]))
+    return Selection(ranking, expected, probes, seconds, kind)
+
+
+def _checked(x: Any, y: Any, task: str, candidates: Sequence[str]) -> tuple[np.ndarray, np.ndarray, str]:
+    features, target = np.asarray(x), np.asarray(y)
+    if task not in ("auto", "classification", "regression"):
+        raise ValueError(f"task must be auto, classification or regression, got {task!r}")
+    if features.dtype.kind not in "fiub" or features.ndim != 2 or not np.isfinite(features.astype(float)).all():
+        raise ValueError(f"x must be a table of finite numbers, got shape {features.shape}, dtype {features.dtype}")
+    if target.shape != features.shape[:1]:
+        raise ValueError(f"y must have one value per row, got shape {target.shape} for {len(features)} rows")
+    if len(target) < LEAST_ROWS:
+        raise ValueError(f"{len(target)} rows are too few, at least {LEAST_ROWS} are needed")
+    if not candidates:
+        raise ValueError(f"no candidates; choose from: {', '.join(CANDIDATES)}")
+    for name in candidates:
+        candidate(name, "classification")
+    kind = task if task != "auto" else "regression" if target.dtype.kind == "f" else "classification"
+    if len(np.unique(target)) < 2:
+        raise ValueError(f"y never changes: it is always {target[0]!r}")
+    return features.astype(np.float64), target, kind
+
+
+def table_features(x: np.ndarray, y: np.ndarray, task: str) -> list[float]:
+    """What a table is like: all of `FEATURES` but the last."""
+    classes = task == "classification"
+    counts = np.unique(y, return_counts=True)[1] if classes else np.array([len(y)])
+    return [
+        math.log(len(x)), math.log(x.shape[1]), float(classes), math.log(len(counts)), float(counts.max() / len(y)),
+        math.log(len(x) / x.shape[1]),
+    ]  # fmt: skip
+
+
+def probe_scores(x: np.ndarray, y: np.ndarray, task: str, candidates: Sequence[str], seed: int) -> dict[str, float]:
+    """Score of each candidate, trained on a few rows for a few epochs, on other rows."""
+    rows = int(min(len(x) // 2, MOST_PROBE, max(LEAST_PROBE, PROBE_SHARE * len(x))))
+    rng = np.random.default_rng(seed_of("probe", seed))
+    order = rng.permutation(len(x))
+    train, test = order[:rows], order[rows : 5 * rows]
+    return {name: score(name, x, y, task, train, test, PROBE_EPOCHS, seed) for name in candidates}
+
+
+def score(
+    name: str, x: np.ndarray, y: np.ndarray, task: str, train: np.ndarray, test: np.ndarray, epochs: int, seed: int
+) -> float:
+    """Accuracy, or R2 within -1 to 1, of a candidate on the rows `test`; training that fails scores lowest."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            model = clone(candidate(name, task, epochs, seed)).fit(x[train], y[train])
+            return float(np.clip(model.score(x[test], y[test]), -1.0, 1.0))
+        except ValueError:  # one class among the rows, or weights that are not finite
+            return 0.0 if task == "classification" else -1.0
+
+
+def inputs(table: list[float], probes: dict[str, float], candidates: Sequence[str]) -> torch.Tensor:
+    """What the ranking model reads, `(candidates, inputs)`: the candidate, its probe against the others, the table."""
+    scores = torch.tensor([probes[name] for name in candidates])
+    own = torch.nn.functional.one_hot(torch.tensor([CANDIDATES.index(n) for n in candidates]), len(CANDIDATES)).float()
+    meta = torch.tensor([*table, float(scores.max())])
+    behind = (scores - scores.max())[:, None]
+    crossed = (own[:, :, None] * meta).flatten(1)
+    return torch.cat([own, behind, own * behind, behind * meta, crossed], 1)
+
+
+@lru_cache(maxsize=1)
+def _weights(path: Path = WEIGHTS) -> dict[str, torch.Tensor]:
+    data, _ = carded.read_bytes(path)
+    return carded.tensors_of(path, data)
+
+
+def expect(table: list[float], probes: dict[str, float], candidates: Sequence[str]) -> list[float]:
+    """Expected score of each candidate on all rows, less the mean of all candidates."""
+    w = _weights()
+    seen = (inputs(table, probes, candidates) - w["mean"]) / w["deviation"]
+    found: list[float] = (seen @ w["weights"]).tolist()
+    return found
+
+
+def full_scores(
+    x: np.ndarray, y: np.ndarray, task: str, candidates: Sequence[str], seed: int
+) -> dict[str, tuple[float, float]]:
+    """Score and seconds of each candidate, trained on three quarters of the rows: what a ranking is judged by."""
+    train, test = train_test_split(np.arange(len(x)), random_state=seed, test_size=0.25)
+    found = {}
+    for name in candidates:
+        started = time.perf_counter()
+        value = score(name, x, y, task, train, test, EPOCHS, seed)
+        found[name] = (value, time.perf_counter() - started)
+    return found
+
+
+def fit(examples: Sequence[Example], ridge: float | None = None) -> dict[str, torch.Tensor]:
+    """Weights of the ranking model, by ridge regression.
+
+    Args:
+        examples: per table, `inputs` and the scores of the candidates on all rows.
+        ridge: None: the one of `RIDGES` whose first choices lose the least score on tables left out (five folds).
+    """
+    if ridge is None:
+        ridge = min(RIDGES, key=lambda r: _left_out(examples, r))
+    x = torch.cat([seen for seen, _ in examples])
+    y = torch.cat([scores - scores.mean() for _, scores in examples])
+    mean, deviation = x.mean(0), x.std(0) + 1e-3
+    z = (x - mean) / deviation
+    weights = torch.linalg.solve(z.T @ z + ridge * torch.eye(z.shape[1]), z.T @ y)
+    return {"mean": mean, "deviation": deviation, "weights": weights}
+
+
+def _left_out(examples: Sequence[Example], ridge: float) -> float:
+    """Mean score that the first choices lose on tables left out."""
+    lost = []
+    for fold in range(5):
+        w = fit([e for i, e in enumerate(examples) if i % 5 != fold], ridge)
+        for seen, scores in examples[fold::5]:
+            chosen = int((((seen - w["mean"]) / w["deviation"]) @ w["weights"]).argmax())
+            lost.append(min(MOST_LOST, float(scores.max() - scores[chosen])))
+    return float(np.mean(lost)) if lost else math.inf

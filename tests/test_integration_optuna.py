@@ -1,0 +1,102 @@
+"""The sampler passes Optuna's own suites; studies start from what was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optuna
+import pytest
+from optuna.samplers import BaseSampler
+from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
+
+from learnopt.integrations.optuna import LearnedSampler, proposals, warm_start
+from learnopt.tuner.knowledge import load
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class TestLearnedSampler(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: LearnedSampler(seed=0)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+class TestWithRelativeSampler(RelativeSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        # TPE samples parameters together only if told to, and after its first trials
+        base = optuna.samplers.TPESampler(n_startup_trials=0, multivariate=True, seed=0)
+        return lambda: LearnedSampler(base)
+
+
+class TestNamedX(BasicSamplerTestCase):
+    """With the suite's own parameter among those that the list decides."""
+
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: LearnedSampler(seed=0, names={"lr": "x"})
+
+
+def objective(trial: optuna.Trial) -> float:
+    lr = trial.suggest_float("lr", 1e-5, 1.0, log=True)
+    trial.suggest_categorical("schedule", ["constant", "cosine"])
+    trial.suggest_int("layers", 1, 3)
+    return abs(lr - 0.01)
+
+
+def test_the_sampler_tries_the_list_first() -> None:
+    study = optuna.create_study(sampler=LearnedSampler(seed=0, count=4))
+    study.optimize(objective, n_trials=8)
+    listed = [(c.lr, c.schedule) for c in load("adamw").portfolio[:4]]
+    assert [(t.params["lr"], t.params["schedule"]) for t in study.trials[:4]] == listed
+    assert len({t.params["lr"] for t in study.trials[4:]} - {lr for lr, _ in listed}) > 1
+
+
+def test_values_out_of_range_are_left_to_the_other_sampler() -> None:
+    study = optuna.create_study(sampler=LearnedSampler(optuna.samplers.RandomSampler(seed=0)))
+    study.optimize(lambda t: t.suggest_float("lr", 1e-8, 1e-7, log=True), n_trials=3)
+    assert all(1e-8 <= t.params["lr"] <= 1e-7 for t in study.trials)
+    steps = optuna.create_study(sampler=LearnedSampler(seed=0))
+    steps.optimize(lambda t: t.suggest_float("lr", 0.0, 1.0, step=0.25), n_trials=4)
+    assert all(t.params["lr"] in (0.0, 0.25, 0.5, 0.75, 1.0) for t in steps.trials)
+
+
+def test_warm_start_enqueues_once(tmp_path: object) -> None:
+    study = optuna.create_study()
+    assert warm_start(study, count=3) == 3
+    assert warm_start(study, count=3) == 0
+    study.optimize(objective, n_trials=3)
+    assert [t.params["lr"] for t in study.trials] == [c.lr for c in load("adamw").portfolio[:3]]
+    renamed = optuna.create_study()
+    warm_start(renamed, count=1, names={"lr": "learning_rate"})
+    renamed.optimize(lambda t: t.suggest_float("learning_rate", 1e-6, 2, log=True), n_trials=1)
+    assert renamed.trials[0].params == {"learning_rate": load("adamw").portfolio[0].lr}
+
+
+def test_a_result_comes_first() -> None:
+    import torch
+
+    from learnopt.tuner.tune import tune
+
+    x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    result = tune(torch.nn.Linear(3, 1), (x, x[:, :1]), steps=50, budget=10, progress=False)
+    first, second, third = proposals(result=result, count=3)
+    assert first == {"lr": result.lr, "schedule": result.schedule, "weight_decay": result.weight_decay}
+    assert (second["lr"], third["lr"]) == result.interval
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        proposals(count=0)
+    with pytest.raises(ValueError, match="unknown optimizer 'lion'"):
+        LearnedSampler(optimizer="lion")
+
+
+def test_the_list_is_shared_through_a_storage() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    optuna.create_study(study_name="s", storage=storage)
+    for _ in range(3):  # as many processes would: each loads the study
+        one = optuna.load_study(study_name="s", storage=storage, sampler=LearnedSampler(seed=1))
+        one.optimize(objective, n_trials=1)
+    assert [t.params["lr"] for t in one.trials] == [c.lr for c in load("adamw").portfolio[:3]]

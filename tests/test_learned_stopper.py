@@ -1,0 +1,169 @@
+"""`LearnedStopper`: invariances, agreement with the batch evaluation, sense of its verdicts, weights on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from learnopt import carded
+from learnopt.stopping import LearnedStopper, Verdict, policy, weights
+from learnopt.stopping.curve_network import CurveNetwork
+from learnopt.stopping.curves import Curves
+from learnopt.stopping.peer_network import PeerNetwork
+
+FALLING = [2.0 * 0.9**t for t in range(50)]
+RISING = [0.3 + 2.0 * 0.6**t + 0.02 * max(0, t - 12) for t in range(50)]
+
+
+def noisy(seed: int, length: int = 50) -> list[float]:
+    rng = np.random.default_rng(seed)
+    t = np.arange(length)
+    values = 0.5 + np.exp(-t / rng.uniform(2, 20)) + 0.03 * rng.standard_normal(length)
+    return [float(v) for v in values]
+
+
+def verdicts(stopper: LearnedStopper, values: list[float], spacing: float = 1) -> list[Verdict]:
+    return [stopper.update(v, i * spacing) for i, v in enumerate(values)]
+
+
+def chances(found: list[Verdict]) -> list[float]:
+    return [v.probability for v in found if v.probability is not None]
+
+
+@pytest.mark.parametrize("total", [50, None])
+def test_waits_while_a_curve_falls_and_stops_once_it_rises(total: int | None) -> None:
+    falling, rising = verdicts(LearnedStopper(total), FALLING), verdicts(LearnedStopper(total), RISING)
+    assert not any(v.stop for v in falling[:30])
+    where = next(i for i, v in enumerate(rising) if v.stop)
+    assert 12 < where < 35
+    assert max(v.probability or 0 for v in falling[5:25]) > 0.8
+    assert "below" in rising[where].reason
+    assert "probability" in rising[where].reason
+
+
+def test_what_it_expects() -> None:
+    verdict = verdicts(LearnedStopper(50), FALLING[:20])[-1]
+    assert verdict.expected_best is not None
+    assert FALLING[-1] * 0.2 < verdict.expected_best < FALLING[19]
+    assert verdict.expected_step is not None
+    assert 30 < verdict.expected_step <= 50
+    late = verdicts(LearnedStopper(50), RISING)[-5]
+    assert late.expected_best == pytest.approx(min(RISING), rel=0.01)
+    assert verdicts(LearnedStopper(), FALLING[:20])[-1].expected_step is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_free_of_scale_shift_sign_and_unit_of_steps(seed: int) -> None:
+    values = noisy(seed)
+    plain = chances(verdicts(LearnedStopper(50), values))
+    scaled = chances(verdicts(LearnedStopper(50), [1e4 * v for v in values]))
+    steps = chances(verdicts(LearnedStopper(50 * 128), values, spacing=128))
+    flipped = chances(verdicts(LearnedStopper(50, mode="max"), [-v for v in values]))
+    assert len(plain) == 48
+    for other in (scaled, steps, flipped):
+        np.testing.assert_allclose(other, plain, atol=2e-4)
+    own = chances(verdicts(LearnedStopper(50, of="progress"), values))
+    shifted = chances(verdicts(LearnedStopper(50, of="progress", mode="max"), [300 - 40 * v for v in values]))
+    np.testing.assert_allclose(shifted, own, atol=2e-4)
+    assert not np.allclose(own, plain)
+
+
+def test_agrees_with_the_batch_that_figures_come_from() -> None:
+    values = torch.tensor([noisy(s, 40) for s in range(4)], dtype=torch.float64)
+    values[1, 5] = torch.nan
+    steps = torch.arange(40.0, dtype=torch.float64).expand(4, -1)
+    curves = Curves(values, steps, torch.zeros(4), ["a"], ["a"], torch.ones(4), torch.full((4,), 40))
+    batch = policy.probabilities(weights.load().curve, curves, tolerance=0.01)
+    for row, one in zip(batch, values, strict=True):
+        found = verdicts(LearnedStopper(39, tolerance=0.01), one.tolist())
+        assert found[1].probability is None
+        np.testing.assert_allclose(chances(found), row[len(row) - len(chances(found)) :], atol=1e-4)
+
+
+def test_a_tighter_tolerance_or_threshold_waits_longer() -> None:
+    def where(**options: float) -> int:
+        return sum(not v.stop for v in verdicts(LearnedStopper(50, **options), RISING))
+
+    assert where(tolerance=0.1) < where(tolerance=0.001)
+    assert where(threshold=0.3) <= where(threshold=0.001)
+    assert where(threshold=0) == 50
+
+
+def test_of_many_values_it_reads_some() -> None:
+    fine = [float(np.interp(t, range(50), RISING)) for t in np.linspace(0, 49, 3000)]
+    stopper = LearnedStopper(3000)
+    found = verdicts(stopper, fine)
+    assert len({v.probability for v in found}) < 80
+    where = next(i for i, v in enumerate(found) if v.stop)
+    assert 12 < where / 60 < 35
+    assert found[-1].best == min(fine)
+    unknown = verdicts(LearnedStopper(), fine)
+    assert len({v.probability for v in unknown}) < 600
+    assert any(v.stop for v in unknown)
+
+
+def test_something_better_between_two_readings_takes_a_stop_back() -> None:
+    stopper = LearnedStopper(6400)
+    found = [stopper.update(v, 100 * i) for i, v in enumerate(RISING)]
+    assert found[-1].stop
+    last = 100 * (len(RISING) - 1)
+    assert stopper.update(5.0, last + 1).stop
+    assert not stopper.update(0.0, last + 2).stop
+
+
+def test_constant_and_short_curves() -> None:
+    stopper = LearnedStopper(50)
+    found = [stopper.update(1.0) for _ in range(50)]
+    assert not any(v.stop for v in found[:2])
+    assert all(math.isfinite(v.probability) for v in found[2:] if v.probability is not None)
+    assert LearnedStopper(50).update(math.nan).probability is None
+
+
+def test_pickles_without_its_weights() -> None:
+    stopper = LearnedStopper(50, tolerance=0.02)
+    verdicts(stopper, RISING[:10])
+    data = pickle.dumps(stopper)
+    assert len(data) < 2000
+    again = pickle.loads(data)
+    assert again.update(0.5) == stopper.update(0.5)
+    assert again.tolerance == 0.02
+
+
+def test_global_random_state_is_left_alone() -> None:
+    before = torch.random.get_rng_state()
+    verdicts(LearnedStopper(50), RISING[:6])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_weights_on_disk(tmp_path: Path) -> None:
+    curve, peer = CurveNetwork(), PeerNetwork()
+    path = weights.save(tmp_path / "mine.safetensors", curve, peer, {"threshold": 0.25})
+    loaded = weights.load(tmp_path / "mine")
+    assert LearnedStopper(weights=path).threshold == 0.25
+    x = torch.randn(1, 4, curve.reader.input_size)
+    assert torch.equal(loaded.curve.read(x)[0], curve.read(x)[0])
+    assert weights.load().card["kind"] == "stopper"
+    assert not set(weights.load().card["datasets"]) & {"sklearn:digits", "sklearn:iris"}
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = weights.save(tmp_path / "mine.safetensors", CurveNetwork(), PeerNetwork(), {})
+    card = json.loads(path.with_suffix(".json").read_text())
+    for key, value in (("curve_features", 0), ("kind", "tuner"), ("format", 9)):
+        path.with_suffix(".json").write_text(json.dumps(card | {key: value}))
+        with pytest.raises(carded.ArtifactError, match=f"{key} {value!r}"):
+            weights.load(path)
+    path.with_suffix(".json").write_text(json.dumps(card))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(carded.ArtifactError, match="damaged"):
+        weights.load(path)
+    tensors = {"curve.extra": torch.zeros(1)}
+    carded.write(path, tensors, {k: v for k, v in card.items() if k != "sha256"})
+    with pytest.raises(carded.ArtifactError, match="this version needs"):
+        weights.load(path)

@@ -1,0 +1,160 @@
+"""Recorded runs are those that torch's optimizers would give; the corpus keeps them whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from toy import ToyTask
+
+from learnopt import cli
+from learnopt.baselines import multiplier
+from learnopt.batched_optimizers import RECIPES
+from learnopt.corpus import Corpus
+from learnopt.record import Configuration, RecordPlan, TooSlow, points, record, train_all
+from learnopt.tuner.lanes import OPTIMIZERS
+from learnopt.tuner.meta_features import NAMES, first_tensor, meta_features
+
+SMALL = RecordPlan(optimizers=("adamw",), seeds=2, most_steps=12, rates=3, decays=1)
+
+
+@pytest.mark.parametrize("optimizer", RECIPES)
+def test_every_run_equals_torch(optimizer: str) -> None:
+    task = ToyTask("mlp")
+    decays = RECIPES[optimizer].decays
+    grid = [Configuration(decays[1], "cosine", 0.01), Configuration(decays[0], "constant", 0.003)]
+    curves = train_all(task, RECIPES[optimizer], grid, seeds=2, steps=15)
+    for i, configuration in enumerate(grid):
+        for seed in (0, 1):
+            model = task.build(seed)
+            torch_optimizer = OPTIMIZERS[optimizer](model.parameters(), lr=1.0, weight_decay=configuration.weight_decay)
+            losses = []
+            for t in range(15):
+                torch_optimizer.param_groups[0]["lr"] = configuration.lr * multiplier(configuration.schedule, t, 15)
+                torch_optimizer.zero_grad()
+                loss = task.loss(model, task.batch(seed, t))
+                loss.backward()
+                torch_optimizer.step()
+                losses.append(loss.item())
+            run = 2 * i + seed
+            np.testing.assert_allclose(curves.train[:, run], losses, rtol=2e-4)
+            final = task.loss(model, task.validation()).item()
+            assert float(curves.valid[-1, run]) == pytest.approx(final, rel=2e-4)
+
+
+def test_a_recorded_task_has_a_row_per_run() -> None:
+    runs = record(ToyTask("mlp"), "adamw", SMALL)
+    assert len(runs) == 3 * 2 * 2
+    assert set(runs["schedule"]) == {"constant", "cosine"}
+    first = runs.iloc[0]
+    assert list(first["valid_steps"]) == points(12) == list(range(13))
+    assert len(first["valid"]) == 13
+    assert len(first["train"]) == 12
+    assert first["steps"] == 12
+    assert {f"feature.{n}" for n in NAMES} <= set(runs.columns)
+
+
+def test_training_losses_are_means_between_validations() -> None:
+    long, short = points(200), points(30)
+    assert len(long) == 51
+    assert long[:3] == [0, 4, 8]
+    assert short == list(range(31))
+    every = train_all(ToyTask("bare"), RECIPES["adamw"], [Configuration(0.0, "constant", 0.01)], 1, 100)
+    assert every.train.shape == (50, 1)
+    assert every.at[-1] == 100
+    assert float(every.train[0]) > float(every.train[-1])
+
+
+def test_parts_of_a_grid_are_recorded_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = record(ToyTask("mlp"), "adamw", SMALL)
+    monkeypatch.setattr("learnopt.record.MOST_NUMBERS", 1)
+    parts = record(ToyTask("mlp"), "adamw", SMALL)
+    np.testing.assert_allclose(np.stack(whole["valid"]), np.stack(parts["valid"]), rtol=1e-4)
+
+
+def test_what_takes_too_long_is_given_up() -> None:
+    with pytest.raises(TooSlow, match="seconds expected"):
+        record(ToyTask("mlp"), "adamw", RecordPlan(most_steps=20, most_seconds=1e-9))
+
+
+def test_the_corpus_is_whole_or_absent(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path)
+    runs = pd.DataFrame({"task": ["a"], "valid": [[1.0, np.nan]]})
+    corpus.put("a", "adamw", runs)
+    assert corpus.has("a", "adamw")
+    assert not corpus.has("a", "sgd")
+    corpus.skip("b", "sgd", "too slow")
+    assert corpus.has("b", "sgd")
+    (found,) = corpus.frames("adamw")
+    assert found["valid"][0].tolist()[0] == 1.0
+    corpus.agree({"seeds": 2})
+    corpus.agree({"seeds": 2})
+    with pytest.raises(ValueError, match="recorded with other settings: seeds 2, now 3"):
+        corpus.agree({"seeds": 3})
+
+
+def test_record_command_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "record", str(tmp_path), "--tasks", "iris-linear", "--seeds", "1", "--rates", "2", "--decays", "1",
+        "--most-steps", "8",
+    ]  # fmt: skip
+    assert cli.run(words) == 0
+    files = Corpus(tmp_path).paths()
+    assert [p.name for p in files] == ["iris-linear--adamw.parquet", "iris-linear--sgd.parquet"]
+    times = [p.stat().st_mtime_ns for p in files]
+    assert cli.run(words) == 0
+    assert [p.stat().st_mtime_ns for p in files] == times
+    assert cli.run([*words[:-1], "9"]) == 2
+    assert "other settings: most_steps 8, now 9" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--optimizers", "lion"], "unknown optimizer 'lion'"),
+        (["--seeds", "0"], "seeds must be at least 1"),
+        (["--share", "3/2"], "--share must be I/N"),
+        (["--count", "0"], "--count must be at least 1"),
+        (["--rates", "1"], "rates must be 0 or at least 2"),
+        (["--tasks", "nothing"], "unknown task 'nothing'"),
+    ],
+)
+def test_record_command_refuses(
+    tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["record", str(tmp_path / "c"), *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_meta_features_leave_the_model_as_found() -> None:
+    task = ToyTask("cnn")
+    model = task.build(0)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    batches = [task.batch(0, t) for t in range(4)]
+    found = dict(zip(NAMES, meta_features(model, task.loss, batches, steps=20, rows=200), strict=True))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert found["log_parameters"] == pytest.approx(np.log(sum(p.numel() for p in model.parameters())))
+    assert found["log_epochs"] == pytest.approx(np.log(20 * 16 / 200))
+    assert 0 <= found["gradient_agreement"] <= 1
+    assert found["sign_response_0.001"] < 0  # a small step along the gradient lowers the loss
+    assert meta_features(model, task.loss, batches, steps=20, rows=200) == list(found.values())
+
+
+def test_meta_features_survive_losses_that_explode() -> None:
+    model = torch.nn.Linear(4, 1)
+    x = torch.full((8, 4), 1e18)
+    found = meta_features(model, lambda m, b: m(b).square().mean(), [x, x], steps=10)
+    assert np.isfinite(found).all()
+    with pytest.raises(ValueError, match="no trainable parameters"):
+        meta_features(torch.nn.ReLU(), lambda m, b: b.sum(), [x], steps=10)
+    with pytest.raises(ValueError, match="does not depend on the model"):
+        meta_features(model, lambda m, b: b.sum(), [x], steps=10)
+
+
+def test_the_first_tensor_of_any_batch() -> None:
+    x = torch.zeros(3)
+    assert first_tensor({"a": [1, (x, 2)]}) is x
+    assert first_tensor("words") is None

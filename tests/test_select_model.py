@@ -1,0 +1,81 @@
+"""`select_model` ranks candidates by what it has learned, and refuses what is no table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_circles, make_regression
+
+from learnopt.tuner import selection
+from learnopt.tuner.selection import CANDIDATES, FEATURES, select_model
+
+FEW = ("linear", "boosting", "mlp-medium")
+
+
+def test_a_linear_target_calls_for_a_linear_model() -> None:
+    x, y = make_regression(300, 8, noise=0.5, random_state=0)
+    found = select_model(x, y, candidates=FEW)
+    assert found.best == "linear"
+    assert found.task == "regression"
+    assert set(found.ranking) == set(FEW) == set(found.probes) == set(found.expected)
+    assert found.probes["linear"] > 0.99
+    assert found.build().fit(x, y).score(x, y) > 0.99
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_circles_do_not() -> None:
+    x, y = make_circles(400, noise=0.1, factor=0.5, random_state=0)
+    found = select_model(x, y, candidates=FEW)
+    assert found.best != "linear"
+    assert found.ranking[-1] == "linear"
+    words = select_model(x, np.where(y == 1, "in", "out"), candidates=FEW)
+    assert words.ranking == found.ranking
+    assert set(words.build().fit(x, np.where(y == 1, "in", "out")).predict(x)) <= {"in", "out"}
+
+
+def test_what_is_learned_follows_the_scores() -> None:
+    rng = np.random.default_rng(0)
+    examples = []
+    for _ in range(60):
+        probes = dict(zip(CANDIDATES, rng.uniform(0, 1, len(CANDIDATES)).tolist(), strict=True))
+        table = rng.standard_normal(len(FEATURES) - 1).tolist()
+        examples.append((selection.inputs(table, probes, CANDIDATES), torch.tensor([*probes.values()])))
+    w = selection.fit(examples, ridge=1e-3)
+    seen, scores = examples[0]
+    assert torch.equal((((seen - w["mean"]) / w["deviation"]) @ w["weights"]).argsort(), scores.argsort())
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_every_candidate_learns_both_kinds(name: str) -> None:
+    x, y = make_regression(300, 4, random_state=0)
+    rows = np.arange(300)
+    assert selection.score(name, x, y, "regression", rows[:200], rows[200:], 100, 0) > 0.6
+    assert selection.score(name, x, (y > 0).astype(int), "classification", rows[:200], rows[200:], 60, 0) > 0.8
+
+
+def test_training_that_fails_scores_lowest() -> None:
+    x, y = np.zeros((50, 2)), np.zeros(50)
+    rows = np.arange(25)
+    assert selection.score("linear", x, y.astype(int), "classification", rows, rows + 25, 5, 0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "more", "message"),
+    [
+        (np.full((50, 2), np.nan), np.arange(50.0), {}, "table of finite numbers"),
+        (np.zeros(50), np.arange(50.0), {}, "table of finite numbers"),
+        (np.array([["a"]] * 50), np.arange(50.0), {}, "table of finite numbers"),
+        (np.zeros((50, 2)), np.arange(49.0), {}, "one value per row"),
+        (np.zeros((3, 2)), np.arange(3.0), {}, "3 rows are too few"),
+        (np.zeros((50, 2)), np.zeros(50), {}, "never changes"),
+        (np.zeros((50, 2)), np.arange(50.0), {"candidates": ["forest"]}, "unknown candidate 'forest'"),
+        (np.zeros((50, 2)), np.arange(50.0), {"candidates": []}, "no candidates"),
+        (np.zeros((50, 2)), np.arange(50.0), {"task": "ranking"}, "task must be"),
+    ],
+)
+def test_bad_arguments(x: Any, y: Any, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        select_model(x, y, **more)

@@ -1,0 +1,379 @@
+"""`tune`: what it recommends, what it leaves alone, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import learnopt
+from learnopt.tuner.diagnose import diagnose
+from learnopt.tuner.knowledge import Configuration, Knowledge, load, names, save
+from learnopt.tuner.lanes import Lane
+from learnopt.tuner.probes import CHANNELS, PARTS, Probe, change, encode
+from learnopt.tuner.result import TuneResult
+from learnopt.tuner.search import Search, _vertex, plan
+from learnopt.tuner.tune import tune
+
+
+def arrays(rows: int = 300) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 6, generator=g)
+    return x, (x[:, 0] * x[:, 1] > 0).long()
+
+
+def make() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2))
+
+
+def quick(**more: Any) -> TuneResult:
+    return tune(make, arrays(), steps=100, budget=60, progress=False, **more)
+
+
+def test_a_recommendation_has_everything() -> None:
+    result = quick()
+    assert 1e-5 < result.lr < 1
+    assert result.interval[0] <= result.lr <= result.interval[1]
+    assert result.schedule in ("constant", "cosine")
+    assert result.steps_used <= 60
+    assert result.batch_size == 16
+    assert len(result.curve) == 13
+    probed = [row for row in result.curve if row["probe_loss"] is not None]
+    assert len(probed) == len({p.lr for p in result.probes}) > 1
+    assert result.decided
+    assert "probed in" in result.reason
+    assert math.isfinite(result.expected_loss)
+    assert f"{result.lr:.3g}" in str(result)
+
+
+def test_the_same_seed_gives_the_same_and_nothing_outside_changes() -> None:
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+    model = make()
+    before = [p.clone() for p in model.parameters()]
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    first = tune(model, arrays(), steps=100, budget=40, progress=False)
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    assert states[:2] == after[:2]
+    assert torch.equal(states[2], after[2])
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    torch.manual_seed(77)
+    second = tune(model, arrays(), steps=100, budget=40, progress=False)
+    assert first.curve == second.curve
+    assert first.lr == second.lr
+
+
+def test_the_probes_are_plain_trainings() -> None:
+    from learnopt.tuner.data import source, usual_loss
+
+    x, y = arrays()
+    data = source((x, y), (x[:50], y[:50]), 16, 0)
+    torch.manual_seed(0)
+    model, reference = make(), make()
+    reference.load_state_dict(model.state_dict())
+    loss = usual_loss(data)
+    lane = Lane(model, "sgd", 0.1, 1e-3, loss, data, 0.7, 100, math.inf, 0)
+    lane.advance(1, lambda: None)
+    probe = lane.advance(3, lambda: None)
+    optimizer, stream, losses = torch.optim.SGD(reference.parameters(), 0.1, 0.9, weight_decay=1e-3), data.stream(), []
+    for _ in range(6):
+        value = loss(reference, next(stream))
+        losses.append(value.item())
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    assert probe.parts == 3
+    assert probe.train == pytest.approx([np.mean(losses[i : i + 2]) for i in (0, 2, 4)])
+    assert probe.valid == pytest.approx(loss(reference, (x[:50], y[:50])).item())
+
+
+class Batches:
+    """Dictionaries of noise and targets that draw from every generator."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for _ in range(7):
+            x = torch.randn(8, 6) + random.random() + np.random.rand()  # noqa: NPY002
+            yield {"input": x, "words": ["a"] * 8, "target": x[:, 0]}
+
+
+def test_any_batches_with_a_loss_of_ones_own() -> None:
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return functional.mse_loss(model(batch["input"])[:, 0], batch["target"])
+
+    result = tune(make, Batches(), loss=loss, steps=50, budget=30, progress=False)
+    assert "No validation data was given" in result.reason
+    assert result.batch_size == 8
+    with pytest.raises(ValueError, match="pass loss="):
+        tune(make, Batches(), steps=50, progress=False)
+
+
+def test_a_data_loader_and_its_validation() -> None:
+    data = torch.utils.data.TensorDataset(*arrays())
+    loader = torch.utils.data.DataLoader(data, batch_size=32, shuffle=True)
+    result = tune(make, loader, loader, steps=60, budget=30, progress=False)
+    assert result.batch_size == 32
+    assert "No validation data" not in result.reason
+
+
+@pytest.mark.parametrize("target", ["column", "flat", "binary"])
+def test_usual_losses(target: str) -> None:
+    x, y = arrays()
+    wanted = {"column": x[:, :1], "flat": x[:, 0], "binary": y}[target]
+    result = tune(lambda: nn.Linear(6, 1), (x, wanted), steps=40, budget=20, progress=False)
+    assert result.expected_loss > 0
+
+
+def test_numpy_and_pandas_are_taken() -> None:
+    import pandas as pd
+
+    x, y = (part.numpy() for part in arrays())
+    one = tune(make, (x, y), steps=40, budget=20, progress=False)
+    two = tune(make, (pd.DataFrame(x), pd.Series(y)), steps=40, budget=20, progress=False)
+    assert one.curve == two.curve
+
+
+def test_ctrl_c_gives_the_best_so_far() -> None:
+    calls = 0
+
+    def interrupt(done: int, of: int) -> None:
+        nonlocal calls
+        calls += 1
+        if done == 21:
+            raise KeyboardInterrupt
+
+    state = torch.get_rng_state()
+    result = tune(make, arrays(), steps=200, progress=interrupt)
+    assert result.interrupted
+    assert result.probes
+    assert result.steps_used == calls == 21
+    assert "cut short" in result.reason
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_seconds_are_kept() -> None:
+    def slow(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        time.sleep(0.01)
+        return functional.cross_entropy(model(batch[0]), batch[1])
+
+    started = time.monotonic()
+    result = tune(make, arrays(), steps=2000, seconds=0.5, loss=slow, progress=False)
+    assert result.interrupted
+    assert time.monotonic() - started < 5
+
+
+def test_no_budget_is_the_prior_alone() -> None:
+    result = tune(make, arrays(), steps=100, budget=0, progress=False)
+    assert not result.decided
+    assert result.steps_used == 0
+    assert "no probe was run" in result.reason
+    assert "meta-features alone" in result.reason
+    assert result.interval[0] < result.lr < result.interval[1]
+
+
+class Exploding(nn.Module):
+    """Its loss is not a number once any weight has moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1] * self.w + torch.where(self.w == 1, 0.0, torch.nan)
+
+
+class Useless(nn.Module):
+    """Has a gradient, and no influence worth the name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1] * 0 + self.w * 1e-20
+
+
+@pytest.mark.parametrize(("model", "doubt"), [(Exploding, "not finite"), (Useless, "lowered the validation loss")])
+def test_it_says_when_it_cannot_decide(model: type[nn.Module], doubt: str) -> None:
+    x, _ = arrays()
+    y = torch.randn(len(x), 1, generator=torch.Generator().manual_seed(5))
+    result = tune(model, (x, y), steps=100, budget=60, progress=False)
+    assert not result.decided
+    assert doubt in result.reason
+    assert "Cannot decide" in result.reason
+    assert "cannot decide" in str(result)
+    assert result.lr == load("adamw").portfolio[0].lr
+
+
+def test_the_optimizer_and_scheduler_are_ready() -> None:
+    result = quick()
+    model = make()
+    optimizer, scheduler = result.build(model, steps=10)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert max(rates) == pytest.approx(result.lr, rel=0.1)
+    assert optimizer.param_groups[0]["weight_decay"] == result.weight_decay
+    if result.schedule == "cosine":
+        assert rates[-1] < 0.1 * result.lr
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        result.build(model, steps=0)
+
+
+def test_files_are_written(tmp_path: Path) -> None:
+    written = quick().save(tmp_path / "new")
+    entry = json.loads(written[0].read_text())
+    assert {"lr", "interval", "schedule", "batch_size", "weight_decay", "expected_loss"} <= entry.keys()
+    assert written[1].read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"optimizer": "lion"}, "unknown optimizer 'lion'; choose from: adamw, sgd"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"budget": -1}, "budget must be at least 0"),
+        ({"seconds": 0}, "seconds must be above 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"train_data": 7}, "train_data must be"),
+        ({"train_data": []}, "yields no batch"),
+        ({"train_data": (np.full((50, 6), np.nan), np.zeros(50))}, "X holds values that are not finite"),
+        ({"train_data": (np.array([["a"]] * 50), np.zeros(50))}, "X must be numbers"),
+        ({"train_data": (np.zeros((3, 6)), np.zeros(3))}, "3 rows are too few"),
+        ({"make_model": 3}, "make_model must be a function"),
+        ({"make_model": lambda: 3}, "make_model must return an nn.Module, got int"),
+        ({"make_model": nn.ReLU}, "no trainable parameters"),
+    ],
+    ids=lambda v: "",
+)  # fmt: skip
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    usual: dict[str, Any] = {"make_model": make, "train_data": arrays(), "progress": False, "steps": 20, "budget": 4}
+    if arguments.get("make_model") is nn.ReLU:
+        usual["train_data"] = (torch.zeros(50, 3), torch.zeros(50, 3))
+    with pytest.raises(ValueError, match=message):
+        tune(**(usual | arguments))
+
+
+def test_the_search_keeps_its_budget_and_prolongs_the_promising() -> None:
+    known = load("adamw")
+    for budget in (0.04, 0.3, 1.0, 2.5):
+        search, done, spent = Search(known, None, budget), {}, 0
+        while (asked := search.ask()) is not None:
+            lr, parts = asked
+            cost = parts - done.get(lr, 0)
+            assert cost > 0
+            spent += cost
+            done[lr] = parts
+            off = abs(math.log10(lr / 0.01))
+            search.tell(Probe(lr, parts, 1.0, 0.9 + 0.1 * off, 0.8 + 0.1 * off, (0.9 + 0.1 * off,) * parts), cost)
+        assert 0 < spent <= budget * PARTS
+        assert plan(budget)[0].rates >= 1
+    assert max(done.values()) > min(done.values())
+
+
+def test_failed_probes_are_not_prolonged() -> None:
+    known = load("adamw")
+    search, asked_for = Search(known, None, 1.0), []
+    while (asked := search.ask()) is not None:
+        lr, _ = asked
+        asked_for.append(lr)
+        search.tell(Probe(lr, 1, 1.0, math.inf, math.inf, (math.inf,)), 1)
+    assert len(asked_for) == len(set(asked_for))
+    assert "not finite" in search.recommend().doubt
+
+
+def test_encoding_of_probes() -> None:
+    rates = (1e-3, 1e-2, 1e-1)
+    probes = [
+        Probe(1e-2, 1, 2.0, 2.0, 2.0, (2.0,)),
+        Probe(1e-2, 5, 2.0, 1.5, 1.0, (3.0, 1.5, 1.2, 1.1, 1.0)),
+        Probe(1e-3, 5, 2.0, 2.0, 2.0, (2.0,) * 5),
+    ]
+    found = {name: row.tolist() for name, row in zip(CHANNELS, encode(probes, rates), strict=True)}
+    assert found["probed"] == [1, 1, 0]
+    assert found["valid"] == pytest.approx([0, math.log(0.5), 0])
+    assert found["valid_half"] == pytest.approx([0, math.log(0.75), 0])
+    assert found["train_worst"] == pytest.approx([0, math.log(1.5), 0])
+    assert found["valid_behind"] == pytest.approx([math.log(2), 0, 0])
+    assert change(-3.0, -2.0) == pytest.approx(-0.5)
+    assert change(math.nan, 1.0) == change(math.inf, 1.0) == 4.0
+
+
+def test_the_vertex_of_a_parabola() -> None:
+    row = torch.tensor([(i - 2.3) ** 2 for i in range(5)])
+    assert _vertex(row, 2) == pytest.approx(0.3, abs=1e-5)
+    assert _vertex(row, 0) == 0.0
+
+
+def test_knowledge_survives_the_disk_and_refuses_damage(tmp_path: Path) -> None:
+    known = load("adamw")
+    path = save(tmp_path / "mine.safetensors", known, {"tasks": 3})
+    again = load(path)
+    probes = [Probe(known.rates[5], 2, 1.0, 0.9, 0.8, (0.95, 0.85))]
+    assert torch.equal(again.expect(None, probes), known.expect(None, probes))
+    assert again.portfolio == known.portfolio
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match="is damaged"):
+        load(path)
+    with pytest.raises(ValueError, match=r"unknown optimizer 'lion'; choose from: adamw"):
+        load("lion")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load(tmp_path / "none.safetensors")
+    assert "adamw" in names()
+
+
+def test_regrets_are_those_of_the_members(tmp_path: Path) -> None:
+    known = load("adamw")
+    flat = Knowledge(
+        known.optimizer, known.rates, known.others, (Configuration(known.rates[9], "cosine", 0.0),), known.mean,
+        known.deviation,
+        tuple({k: torch.zeros_like(v) for k, v in w.items()} for w in known.members), known.diagnosis,
+        known.levels, {},
+    )  # fmt: skip
+    result = tune(make, arrays(), steps=400, progress=False, knowledge=flat)
+    assert not result.decided
+    assert "look alike" in result.reason
+    assert (result.lr, result.schedule, result.weight_decay) == (known.rates[9], "cosine", 0.0)
+
+
+def curve(rate: float, steps: int = 200, noise: float = 0.02) -> list[float]:
+    """Losses of gradient descent on a quadratic whose curvatures spread over two decades."""
+    h = np.geomspace(0.01, 1.0, 20)
+    rng = np.random.default_rng(0)
+    return [float((h * (1 - rate * h) ** (2 * t)).sum() * (1 + noise * rng.standard_normal())) for t in range(steps)]
+
+
+def test_diagnose() -> None:
+    small, large = diagnose(curve(1e-4)), diagnose(curve(2.2))
+    assert small.factor > 2
+    assert small.factor > large.factor
+    assert large.factor < 1
+    assert small.low <= small.factor * 1.1
+    assert diagnose([1.0] * 30).verdict == "cannot decide"
+    assert diagnose([math.nan] * 30).verdict == "cannot decide"
+    assert diagnose([1.0, 5.0, 100.0, math.nan] + [math.nan] * 30).factor < 1
+    assert str(small).startswith(small.verdict)
+    scaled = diagnose([1000 * loss for loss in curve(1e-4)])
+    assert scaled.factor == pytest.approx(small.factor)
+    with pytest.raises(ValueError, match="at least 16 numbers, got 3"):
+        diagnose([1.0, 2.0, 3.0])
+
+
+def test_names_are_loaded_when_asked_for() -> None:
+    assert learnopt.tune is tune
+    assert learnopt.diagnose is diagnose
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = learnopt.nothing

@@ -1,0 +1,214 @@
+"""`learnopt tune` on files as users have them, the good ones and the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from learnopt import cli, table_file
+from learnopt.table_data import FeatureEncoder, TargetEncoder
+from learnopt.table_file import read_frame
+from learnopt.tuner.table_tuning import prepare
+
+
+def frame(rows: int = 200) -> pd.DataFrame:
+    """Numbers with gaps, a colour, and a price that depends on them."""
+    rng = np.random.default_rng(0)
+    width, height = rng.standard_normal(rows), 1000 * rng.standard_normal(rows)
+    colour = rng.choice(["red", "green", "blue"], rows)
+    price = 20 + 3 * width + height / 500 + 2.0 * (colour == "red")
+    width[::7] = np.nan
+    return pd.DataFrame({"width": width, "height": height, "colour": colour, "price": price})
+
+
+def run(*words: object) -> int:
+    return cli.run(["tune", *map(str, words), "--steps", "60", "--budget", "30", "--hidden", "16"])
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    return " ".join((captured.out + captured.err).split())
+
+
+@pytest.mark.parametrize("kind", ["csv", "semicolon", "parquet"])
+def test_a_table_in_a_recommendation_a_picture_and_a_model_out(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / ("t.parquet" if kind == "parquet" else "t.csv")
+    if kind == "parquet":
+        frame().to_parquet(path)
+    elif kind == "csv":
+        frame().to_csv(path, index=False)
+    else:
+        frame().to_csv(path, index=False, sep=";", decimal=",")
+    out = tmp_path / "out"
+    assert run(path, "--target", "price", "--out", out, "--predict", path) == 0
+    entry = json.loads((out / "tuning.json").read_text())
+    wanted = {"lr", "interval", "schedule", "batch_size", "weight_decay", "expected_loss", "trained_loss", "r2"}
+    assert wanted <= entry.keys()
+    assert entry["task"] == "regression"
+    assert [row["column"] for row in entry["preprocessing"]["numeric"]] == ["width", "height"]
+    assert entry["preprocessing"]["categories"] == [{"column": "colour", "values": ["blue", "green", "red"]}]
+    assert (out / "tuning.png").read_bytes()[:4] == b"\x89PNG"
+    assert load_file(out / "model.safetensors")["0.weight"].shape == (16, 5)
+    predicted = pd.read_csv(out / "predictions.csv")["price"]
+    assert len(predicted) == 200
+    assert "learning rate" in said(capsys)
+
+
+def test_classes_without_header(tmp_path: Path) -> None:
+    data = frame()
+    data["sort"] = np.where(data.pop("price") > 20, "dear", "cheap")
+    path, out = tmp_path / "t.csv", tmp_path / "out"
+    data.to_csv(path, index=False, header=False)
+    assert run(path, "--out", out, "--predict", path, "--header", "no") == 0
+    entry = json.loads((out / "tuning.json").read_text())
+    assert entry["labels"] == ["cheap", "dear"]
+    assert 0 <= entry["accuracy"] <= 1
+    assert set(pd.read_csv(out / "predictions.csv")["3"]) <= {"cheap", "dear"}
+
+
+def test_the_saved_network_is_the_one_that_was_trained(tmp_path: Path) -> None:
+    path, out = tmp_path / "t.csv", tmp_path / "out"
+    frame().to_csv(path, index=False)
+    assert run(path, "--out", out, "--predict", path) == 0
+    entry, weights = json.loads((out / "tuning.json").read_text()), load_file(out / "model.safetensors")
+    columns = []
+    for row in entry["preprocessing"]["numeric"]:
+        values = frame()[row["column"]].fillna(row["missing"])
+        columns.append((values - row["mean"]) / row["scale"])
+    for row in entry["preprocessing"]["categories"]:
+        columns += [(frame()[row["column"]] == value).astype(float) for value in row["values"]]
+    x = torch.tensor(np.stack(columns, 1), dtype=torch.float32)
+    hidden = torch.relu(x @ weights["0.weight"].T + weights["0.bias"])
+    value = (hidden @ weights["2.weight"].T + weights["2.bias"])[:, 0] * entry["target_deviation"] + entry[
+        "target_mean"
+    ]
+    np.testing.assert_allclose(value, pd.read_csv(out / "predictions.csv")["price"], rtol=1e-4)
+
+
+def with_column(**columns: object) -> str:
+    return frame().assign(**columns).to_csv(index=False)
+
+
+NOTED: dict[str, tuple[str, str]] = {
+    "all-missing column": (with_column(empty=np.nan, price=frame()["price"]), "'empty' is left out: all its cells"),
+    "text column": (with_column(note=[f"note {i}" for i in range(200)]), "'note' is left out: 150 different words"),
+    "constant words": (with_column(kind="same"), "'kind' is left out: it never changes"),
+    "missing targets": (
+        frame().assign(price=frame()["price"].where(frame().index % 5 > 0)).to_csv(index=False),
+        "40 rows are left out: their 'price' is missing",
+    ),
+    "infinite targets": (
+        frame().assign(price=frame()["price"].where(frame().index % 50 > 0, np.inf)).to_csv(index=False),
+        "4 rows are left out: their 'price' is missing or infinite",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOTED)
+def test_what_is_left_out_is_said(tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text, note = NOTED[case]
+    (tmp_path / "t.csv").write_text(text)
+    assert run(tmp_path / "t.csv", "--target", "price", "--out", tmp_path / "out", "--no-train") == 0
+    assert note in said(capsys)
+    assert note in " ".join(json.loads((tmp_path / "out" / "tuning.json").read_text())["notes"])
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_infinite_features_count_as_missing(tmp_path: Path) -> None:
+    data = frame()
+    data.loc[::9, "height"] = np.inf
+    data.loc[1::9, "height"] = -np.inf
+    (tmp_path / "t.csv").write_text(data.to_csv(index=False))
+    table = prepare(str(tmp_path / "t.csv"), "price")
+    assert torch.isfinite(table.train[0]).all()
+    assert "height" in table.features.numeric
+
+
+REFUSED: dict[str, tuple[str | bytes, list[str], str]] = {
+    "no such target": (with_column(), ["--target", "weight"], "no target column 'weight'; choose from: width, height"),
+    "constant target": (with_column(price=7.5), [], "the target 'price' never changes"),
+    "one class": (with_column(price="same"), [], "the target 'price' has 1 classes"),
+    "all targets missing": (with_column(price=np.nan), [], "0 rows with a target"),
+    "three rows": ("a,b\n1,2\n3,4\n5,6\n", [], "3 rows with a target, at least 20"),
+    "only text": ("".join(f"text {i},{i % 2}\n" for i in range(60)), [], "no usable feature"),
+    "only missing": ("a,b\n" + "".join(f",{i % 2}\n" for i in range(60)), [], "no usable feature"),
+    "words to regress": (with_column(price=["a", "b"] * 100), ["--task", "regression"], "holds words, such as 'b'"),
+    "quantity to classify": (with_column(), ["--task", "classification"], "200 classes in 200 rows"),
+    "wrong separator": ("a b c\n" + "1 2 3\n" * 50, [], "one column only"),
+    "separators mixed": ("a,b\n" + "1,2\n" * 30 + "1;2,3,4,5\n", [], "no CSV table"),
+    "empty": ("", [], "the file is empty"),
+    "binary": (bytes(range(128, 256)) * 40, [], "is no UTF-8 text"),
+    "bad task": (with_column(), ["--task", "ranking"], "task must be one of auto, classification, regression"),
+    "bad header": (with_column(), ["--header", "maybe"], "header must be one of auto, yes, no"),
+    "bad optimizer": (with_column(), ["--optimizer", "lion"], "unknown optimizer 'lion'"),
+    "bad layers": (with_column(), ["--hidden", "64,wide"], "--hidden takes layer sizes"),
+    "nothing to predict with": (with_column(), ["--predict", "x.csv", "--no-train"], "--predict needs the trained"),
+    "rows to predict lack": (with_column(), ["--predict", "OTHER"], "no column 'width', which"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_in_one_line(tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    content, words, message = REFUSED[case]
+    path = tmp_path / "table.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "other.csv").write_text("size,height\n" + "1,2\n" * 30)
+    words = [str(tmp_path / "other.csv") if w == "OTHER" else w for w in words]
+    assert cli.run(["tune", str(path), "--out", str(tmp_path / "out"), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_files_and_parquet_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("none.csv", "none.parquet"):
+        assert cli.run(["tune", str(tmp_path / name)]) == 2
+        assert "no such file" in capsys.readouterr().err
+    (tmp_path / "bad.parquet").write_text("a,b\n1,2\n")
+    assert cli.run(["tune", str(tmp_path / "bad.parquet")]) == 2
+    assert "no Parquet file" in capsys.readouterr().err
+
+
+def test_large_files_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.csv"
+    path.write_text("x,y\n" + "".join(f"{i},{i % 3}\n" for i in range(20_000)))
+    whole = read_frame(str(path))
+    monkeypatch.setattr(table_file, "MOST_BYTES", path.stat().st_size // 10)
+    monkeypatch.setattr(table_file, "CHUNK", 3000)
+    part = read_frame(str(path))
+    assert len(whole) == 20_000
+    assert 1700 < len(part) < 2300
+    assert list(part.columns) == ["x", "y"]
+    assert part["x"].max() > 19_000
+    pd.testing.assert_frame_equal(part, read_frame(str(path)))
+
+
+def test_parquet_columns_of_every_type(tmp_path: Path) -> None:
+    rows = 40
+    data = pd.DataFrame({
+        "whole": np.arange(rows), "flag": np.arange(rows) % 2 == 0, "day": pd.date_range("2026-01-01", periods=rows),
+        "sort": pd.Categorical(["a", "b"] * (rows // 2)), "gap": [None, 1.5] * (rows // 2), "y": np.arange(rows) * 0.5,
+    })  # fmt: skip
+    data.to_parquet(tmp_path / "t.parquet")
+    found = read_frame(str(tmp_path / "t.parquet"))
+    assert [str(d) for d in found.dtypes[["whole", "flag", "day", "gap"]]] == ["float64"] * 4
+    assert found["day"].diff().dropna().eq(86400).all()
+    assert prepare(str(tmp_path / "t.parquet")).features.words == ["sort"]
+
+
+def test_encoders_give_back_what_they_took() -> None:
+    words = TargetEncoder(pd.Series(["b", "a", "b", "a"] * 6, name="y"), 20, "f")
+    assert words.decode(torch.eye(2)[words.encode(pd.Series(["a", "b"], name="y"))]).tolist() == ["a", "b"]
+    values = TargetEncoder(pd.Series(np.arange(40) / 3, name="y"), 30, "f")
+    np.testing.assert_allclose(values.decode(values.encode(pd.Series([0.5, 7.0]))), [0.5, 7.0], rtol=1e-6)
+    features = FeatureEncoder(pd.DataFrame({"x": [1.0, np.nan, 3.0] * 8, "w": ["a", None, "b"] * 8}), "f")
+    assert features.encode(pd.DataFrame({"x": [np.nan], "w": ["new"]})).tolist() == [[0, 0, 0, 0]]
