@@ -14,6 +14,9 @@ from torch import Tensor
 GROWN = 2.0
 """Adaptation has failed where the support loss is more than so many times what it was before, or not finite."""
 
+EVALUATED_AT_ONCE = 100
+"""Tasks that are held in memory together."""
+
 NORMAL = 1.96
 """Half width of a 95 % interval in standard errors."""
 
@@ -63,7 +66,7 @@ class Evaluation:
 
 def moments(values: Tensor) -> dict[str, float | None]:
     """Mean, half width of its 95 % interval (normal, over tasks) and median; None for what is not finite."""
-    x = values.double()
+    x = values.double().nan_to_num(nan=math.inf)
     half = NORMAL * float(x.std()) / math.sqrt(len(x)) if len(x) > 1 else math.nan
     found = {"mean": float(x.mean()), "half": half, "median": float(x.median())}
     return {k: v if math.isfinite(v) else None for k, v in found.items()}

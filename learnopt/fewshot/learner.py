@@ -17,7 +17,7 @@ from learnopt.fewshot import storage
 from learnopt.fewshot.admission import admit, check_forward
 from learnopt.fewshot.engine import OverTasks
 from learnopt.fewshot.episode import Episode, EpisodeSource, as_source, check
-from learnopt.fewshot.evaluation import Evaluation, joined
+from learnopt.fewshot.evaluation import EVALUATED_AT_ONCE, Evaluation, joined
 from learnopt.fewshot.fitting import Fitting, Row
 from learnopt.task import seed_of
 
@@ -27,9 +27,6 @@ META_SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
 }
 """Multiplier of the meta learning rate by the share of meta-steps done."""
-
-EVALUATED_AT_ONCE = 100
-"""Tasks that `evaluate` holds in memory together."""
 
 OutputLoss = Callable[[Tensor, Tensor], Tensor]
 """Scalar loss of a model's outputs and the labels."""
@@ -54,7 +51,7 @@ class Learner(ABC):
         over_tasks: how tasks are run; `over_tasks.reason` says why `vmap` could not, where it could not.
         transductive: whether queries of one task see each other, through BatchNorm.
         history: rows of the last `fit`.
-        seconds: that `fit` has spent on meta-steps.
+        cpu_seconds: processor time that `fit` has spent on meta-steps.
 
     Raises:
         ValueError: the model or a setting cannot be used; the message names it.
@@ -75,7 +72,7 @@ class Learner(ABC):
         self.meta_lr, self.meta_schedule = meta_lr, meta_schedule
         self.over_tasks = OverTasks(vectorise)
         self.history: list[Row] = []
-        self.seconds = 0.0
+        self.cpu_seconds = 0.0
 
     # what a learner must say
 
@@ -170,7 +167,7 @@ class Learner(ABC):
         try:
             self.history = fitting.run(step, meta_steps, self.name, progress)
         finally:
-            self.seconds = fitting.seconds
+            self.cpu_seconds = fitting.cpu_seconds
         if skipped := sum(row.get("skipped", 0) for row in self.history):
             warnings.warn(f"{skipped} of {meta_steps} meta-steps were skipped: their meta-gradient was not finite; "
                           "lower the inner rate or the number of steps", RuntimeWarning, stacklevel=2)  # fmt: skip
@@ -218,7 +215,9 @@ class Learner(ABC):
 
     def save(self, path: str | Path) -> Path:
         """Write all slow tensors and a card to a safetensors file."""
-        return storage.write(Path(path), dict(self.slow()), {"settings": self.settings(), "seconds": self.seconds})
+        return storage.write(
+            Path(path), dict(self.slow()), {"settings": self.settings(), "cpu_seconds": self.cpu_seconds}
+        )
 
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote into this learner.
