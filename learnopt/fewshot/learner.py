@@ -45,6 +45,7 @@ class Learner(ABC):
         loss: scalar loss of outputs and labels; None: by the labels, see `default_loss`.
         meta_lr: learning rate of the outer loop (Adam, unless a learner says otherwise).
         meta_schedule: its course over `fit`: constant, linear or cosine, to zero.
+        clip: largest norm of a meta-gradient; longer ones are cut to it.
         vectorise: tasks by `vmap` (True), in a loop (False), or whichever torch can (None).
 
     Attributes:
@@ -61,15 +62,17 @@ class Learner(ABC):
 
     def __init__(
         self, model: nn.Module, *, loss: OutputLoss | None = None, meta_lr: float = 1e-3,
-        meta_schedule: str = "constant", vectorise: bool | None = None,
+        meta_schedule: str = "constant", clip: float | None = None, vectorise: bool | None = None,
     ) -> None:  # fmt: skip
         if not meta_lr > 0:
             raise ValueError(f"meta_lr must be above 0, got {meta_lr!r}")
         if meta_schedule not in META_SCHEDULES:
             raise ValueError(f"meta_schedule must be one of {', '.join(META_SCHEDULES)}, got {meta_schedule!r}")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip must be above 0, got {clip!r}")
         self.transductive = admit(model)
         self.model, self.loss = model, loss or default_loss
-        self.meta_lr, self.meta_schedule = meta_lr, meta_schedule
+        self.meta_lr, self.meta_schedule, self.clip = meta_lr, meta_schedule, clip
         self.over_tasks = OverTasks(vectorise)
         self.history: list[Row] = []
         self.cpu_seconds = 0.0
@@ -97,7 +100,7 @@ class Learner(ABC):
     def settings(self) -> dict[str, Any]:
         """What defines the learner, for checkpoints and cards: plain values."""
         return {
-            "method": self.name, "meta_lr": self.meta_lr, "meta_schedule": self.meta_schedule,
+            "method": self.name, "meta_lr": self.meta_lr, "meta_schedule": self.meta_schedule, "clip": self.clip,
             "shapes": {n: list(p.shape) for n, p in self.slow().items()},
         }  # fmt: skip
 
@@ -181,7 +184,7 @@ class Learner(ABC):
         if not math.isfinite(norm):
             return row | {"skipped": 1}
         for p, g in zip(self.slow().values(), gradients, strict=True):
-            p.grad = g
+            p.grad = g if self.clip is None or norm <= self.clip else g * (self.clip / norm)
         optimizer.step()
         optimizer.zero_grad()
         return row
