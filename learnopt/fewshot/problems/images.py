@@ -72,19 +72,19 @@ def entries(
     many = FewShot(*train, 20, 1, QUERIES, turned=turned)
     found = [Entry("raw-pixels", lambda seed: RawPixels(), everything)]
     for kind in (Prototypical, Siamese):
-        steps = max(1, round(2000 * scale))
+        steps = max(1, round(5000 * scale))
         found.append(Entry(kind.name, partial(_metric, kind, size), everything, many, steps, 1, published=known.get(kind.name, "")))
     for w in ways:
         suffix = "" if w == ways[0] else f"-{w}"
         own = FewShot(*train, w, 1, QUERIES, turned=turned)
         longer = FewShot(*train, w, 1, REPTILE_SHOTS - 1, turned=turned)
-        pretraining = max(1, round(1500 * scale))
+        pretraining = max(1, round(1000 * scale))
         rows: list[tuple[str, Callable[[int], Measured], EpisodeSource | None, int, int, tuple[int, ...]]] = [
             ("scratch", partial(_scratch, size, w), None, 0, 20, (0, 10, 20)),
             ("pretrain", partial(_pretrained, train, w, pretraining), None, 0, 20, (0, 10, 20)),
-            ("maml", partial(_maml, MAML, size, w), own, 1500, 10, (0, 1, 5, 10)),
-            ("anil", partial(_maml, ANIL, size, w), own, 2000, 10, (0, 1, 5, 10)),
-            ("reptile", partial(_reptile, size, w), longer, 1500, 30, (0, 5, 10, 30)),
+            ("maml", partial(_maml, MAML, size, w), own, 800, 10, (0, 1, 5, 10)),
+            ("anil", partial(_maml, ANIL, size, w), own, 1000, 10, (0, 1, 5, 10)),
+            ("reptile", partial(_reptile, size, w), longer, 800, 30, (0, 5, 10, 30)),
         ]
         for name, make, source, steps, measured, shown in rows:
             meta_steps = max(1, round(steps * scale * 5 / w)) if source else 0
