@@ -73,7 +73,11 @@ def entries(
     found = [Entry("raw-pixels", lambda seed: RawPixels(), everything)]
     for kind in (Prototypical, Siamese):
         steps = max(1, round(5000 * scale))
-        found.append(Entry(kind.name, partial(_metric, kind, size), everything, many, steps, 1, published=known.get(kind.name, "")))
+        found.append(
+            Entry(
+                kind.name, partial(_metric, kind, size), everything, many, steps, 1, published=known.get(kind.name, "")
+            )
+        )
     for w in ways:
         suffix = "" if w == ways[0] else f"-{w}"
         own = FewShot(*train, w, 1, QUERIES, turned=turned)
