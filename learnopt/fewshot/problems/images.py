@@ -86,7 +86,7 @@ def entries(
         rows: list[tuple[str, Callable[[int], Measured], EpisodeSource | None, int, int, tuple[int, ...]]] = [
             ("scratch", partial(_scratch, size, w), None, 0, 20, (0, 10, 20)),
             ("pretrain", partial(_pretrained, train, w, pretraining), None, 0, 20, (0, 10, 20)),
-            ("maml", partial(_maml, MAML, size, w), own, 800, 10, (0, 1, 5, 10)),
+            ("maml", partial(_maml, MAML, size, w), own, 1500, 10, (0, 1, 5, 10)),
             ("anil", partial(_maml, ANIL, size, w), own, 1000, 10, (0, 1, 5, 10)),
             ("reptile", partial(_reptile, size, w), longer, 800, 30, (0, 5, 10, 30)),
         ]
@@ -102,7 +102,7 @@ def _metric(kind: type[Prototypical] | type[Siamese], size: int, seed: int) -> M
 
 
 def _maml(kind: type[MAML], size: int, ways: int, seed: int) -> Measured:
-    return kind(classifier(size, ways), 0.1, 5, meta_schedule="cosine")
+    return kind(classifier(size, ways), 0.1, 5, meta_lr=2e-3 if kind is MAML else 1e-3, meta_schedule="cosine")
 
 
 def _scratch(size: int, ways: int, seed: int) -> Measured:
