@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -112,7 +113,7 @@ def run(experiment: Experiment, json: Path | None) -> None:
         found, verified = rows(experiment, cells), verification(cells)
         name = experiment.problem
         record = write_record(
-            experiment.out / f"{name}.json", problem=name, metric=experiment.metric, seeds=experiment.seeds,
+            experiment.out / f"{name}.json", command=" ".join(["learnopt", *sys.argv[1:]]), problem=name, metric=experiment.metric, seeds=experiment.seeds,
             tasks=experiment.tasks, rows=found, verification=verified, cells=cells,
         )  # fmt: skip
         if json is not None:
