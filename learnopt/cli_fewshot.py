@@ -112,9 +112,10 @@ def run(experiment: Experiment, json: Path | None) -> None:
         cells = replace(experiment, listener=console.print).run()
         found, verified = rows(experiment, cells), verification(cells)
         name = experiment.problem
+        typed = " ".join(["learnopt", *sys.argv[1:]])
         record = write_record(
-            experiment.out / f"{name}.json", command=" ".join(["learnopt", *sys.argv[1:]]), problem=name, metric=experiment.metric, seeds=experiment.seeds,
-            tasks=experiment.tasks, rows=found, verification=verified, cells=cells,
+            experiment.out / f"{name}.json", command=typed, problem=name, metric=experiment.metric,
+            seeds=experiment.seeds, tasks=experiment.tasks, rows=found, verification=verified, cells=cells,
         )  # fmt: skip
         if json is not None:
             write_bytes(json, record.read_bytes())
