@@ -78,7 +78,7 @@ def omniglot_command(
 
 def _ways(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise ValueError(f"--ways takes whole numbers with commas between, got {text!r}") from None
 
@@ -99,7 +99,7 @@ def select(entries: Sequence[Entry], learners: str) -> list[Entry]:
     known = {entry.name: entry for entry in entries}
     if unknown := next((name for name in names if name not in known), None):
         raise ValueError(f"unknown learner {unknown!r}; choose from: {', '.join(known)}")
-    return [known[name] for name in names] if names else list(entries)
+    return [known[name] for name in dict.fromkeys(names)] if names else list(entries)
 
 
 def run(experiment: Experiment, json: Path | None) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from learnopt import cli_fewshot
 from learnopt.cli import run
 from learnopt.cli_fewshot import PROBLEMS
 
@@ -81,6 +82,17 @@ def test_omniglot_runs_on_folders_and_leaves_shared_alphabets_out(
     assert "AUC" in capsys.readouterr().out
     assert run(["fewshot", "omniglot", str(train), str(tmp_path / "train"), "--out", str(out)]) == 2
     assert "has no alphabet that" in capsys.readouterr().err
+
+
+def test_glyphs_are_drawn_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_fewshot, "CLASSES", 24)
+    monkeypatch.setattr(cli_fewshot, "TEST_CLASSES", 8)
+    words = ["--ways", "5", "--learners", "raw-pixels,anil,anil", "--tasks", "30", "--scale", "0.002"]
+    assert run(["fewshot", "glyphs", *words, "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "glyphs.json").read_text())
+    assert [c["entry"] for c in record["cells"]] == ["raw-pixels", "anil"]
+    found = {(r["entry"], r["test"]): r["mean"] for r in record["rows"]}
+    assert 0.3 < found["raw-pixels", "5-way 1-shot"] < found["raw-pixels", "5-way 5-shot"] < 1
 
 
 @pytest.mark.parametrize(

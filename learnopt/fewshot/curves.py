@@ -20,7 +20,10 @@ DPI = 90
 
 
 def draw_curves(experiment: Experiment, cells: Sequence[dict[str, Any]], path: Path) -> Path:
-    """One panel per test that anyone adapts to in steps; a line for each learner, the median over tasks for losses, with the range of the seeds."""
+    """One panel per test that anyone adapts to in steps: a line per learner, with the range of the seeds.
+
+    Losses are medians over tasks, accuracies means.
+    """
     from matplotlib.figure import Figure
 
     entries = [entry for entry in experiment.entries if entry.steps is not None] or experiment.entries

@@ -67,8 +67,11 @@ def verification(cells: Sequence[dict[str, Any]]) -> list[Row]:
 
 def table(experiment: Experiment, found: Sequence[Row]) -> Table:
     """The rows for a terminal."""
-    shown = Table(title=f"{experiment.problem}: query {UNITS[experiment.metric]}, {experiment.seeds} seeds")
-    for column in ("learner", "tasks", "steps", "mean ± 95 %", "median", "failed", "CPU min"):
+    shown = Table(
+        title=f"{experiment.problem}: query {UNITS[experiment.metric]}, seeds: {experiment.seeds}",
+        caption="min: CPU minutes of a fit",
+    )
+    for column in ("learner", "tasks", "steps", "mean ± 95 %", "median", "failed", "min"):
         shown.add_column(column, justify="left" if column in ("learner", "tasks") else "right", no_wrap=True)
     last = None
     for row in found:
