@@ -115,6 +115,11 @@ def test_bad_input_is_one_line(
     assert not list(tmp_path.glob("out/*.json"))
 
 
+def test_an_unknown_problem_is_told_the_problems(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["fewshot", "sinus"]) == 2
+    assert f"choose from: {', '.join(PROBLEMS)}" in capsys.readouterr().err
+
+
 def test_glyphs_ways_must_be_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["fewshot", "glyphs", "--ways", "five"]) == 2
     assert "--ways takes whole numbers with commas between, got 'five'" in capsys.readouterr().err
