@@ -1,15 +1,16 @@
-"""The command line: `learnopt compare`, `report`, `meta-train`, `stop-train`, `inspect`."""
+"""The command line: `learnopt compare`, `report`, `meta-train`, `stop-train`, `inspect`, `fewshot`."""
 
 from __future__ import annotations
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
 from learnopt.cli_compare import compare_command, report_command
+from learnopt.cli_fewshot import fewshot_app
 from learnopt.cli_inspect import inspect_command
 from learnopt.cli_meta_train import meta_train
 from learnopt.cli_record import record_command
@@ -32,6 +33,7 @@ app.command("inspect")(inspect_command)
 app.command("record")(record_command)
 app.command("tune")(tune_command)
 app.command("tune-train")(tune_train_command)
+app.add_typer(fewshot_app, name="fewshot")
 
 USAGE, INTERRUPTED = 2, 130
 """Exit codes."""
@@ -80,7 +82,8 @@ def _message(error: Exception) -> str:
     if isinstance(error.__cause__, ValidationError):
         message += f", got {error.__cause__.errors()[0]['input']!r}"
     if message.startswith("No such command"):
-        message += f" choose from: {', '.join(str(command.name) for command in app.registered_commands)}"
+        context: Any = getattr(error, "ctx", None)
+        message += f" choose from: {', '.join(context.command.list_commands(context))}"
     return message
 
 
