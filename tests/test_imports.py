@@ -88,10 +88,11 @@ def test_runtime_arm_imports_no_training() -> None:
     assert reached == RUNTIME
 
 
-def test_integrations_need_the_runtime_arm_only() -> None:
+def test_integrations_need_decisions_and_no_training() -> None:
     ours = {m for m in GRAPH if m.startswith("integrations.")}
+    decided = RUNTIME | STOPPERS | {"tuner.knowledge", "tuner.result"}
     assert {"integrations.lightning", "integrations.transformers", "integrations.skorch"} <= ours
-    assert {f for m in ours for f in GRAPH[m]} <= RUNTIME | STOPPERS | ours | {"integrations"}
+    assert {f for m in ours for f in GRAPH[m]} <= decided | ours | {"integrations"}
 
 
 def test_stoppers_need_no_training() -> None:
