@@ -28,6 +28,7 @@ RUNTIME = {
     "inner_step",
     "kernels.library",
     "kernels.in_place",
+    "kernels.sharing",
 }
 
 
