@@ -22,27 +22,29 @@ int64_t orthogonalise_room(int64_t rows, int64_t length)
     return padded(rows) * padded(length) + 4 * m * m + PANEL * m;
 }
 
-/* c = weight * (a' b) + share * other + diagonal * 1 for a and b of shape (k, m), where that is symmetric: tiles below the
- * diagonal are mirrored. `other` may be c. */
+/* c = weight * (a' b) + share * other + diagonal * 1 for a and b of shape (k, m), where that is symmetric; `other` may be
+ * c. Tiles below the diagonal are mirrored, those on it made symmetric: what of a is not grows from product to product. */
 static __attribute__((noinline)) void symmetric(int64_t m, int64_t k, const float *a, const float *b, float weight,
                                                 const float *other, float share, float diagonal, float *c)
 {
     for (int64_t i = 0; i < m; i += LANES)
         for (int64_t j = i; j < m; j += LANES) {
-            lanes sum[LANES];
+            lanes sum[LANES], turned[LANES];
             float *above = c + i * m + j, *below = c + j * m + i;
             tile(k, a + i, 1, m, b + j, m, sum);
             FOR_LANES(r) sum[r] *= weight;
             if (other)
                 FOR_LANES(r) sum[r] += share * *(const lanes *)(other + (i + r) * m + j);
-            FOR_LANES(r) *(lanes *)(above + r * m) = sum[r];
+            FOR_LANES(r) turned[r] = sum[r];
+            turn(turned);
             if (i == j) {
+                FOR_LANES(r) *(lanes *)(above + r * m) = 0.5f * (sum[r] + turned[r]);
                 for (int r = 0; r < LANES; r++)
                     above[r * m + r] += diagonal;
                 continue;
             }
-            turn(sum);
-            FOR_LANES(r) *(lanes *)(below + r * m) = sum[r];
+            FOR_LANES(r) *(lanes *)(above + r * m) = sum[r];
+            FOR_LANES(r) *(lanes *)(below + r * m) = turned[r];
         }
 }
 
