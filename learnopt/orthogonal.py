@@ -10,7 +10,7 @@ BLOCK = 64
 POLYNOMIALS = ((3.4445, -4.7750, 2.0315),) * 5
 """Newton-Schulz iterations (Jordan et al. 2024): singular values s become a s + b s^3 + c s^5."""
 NEAR_SQUARE = 1.5
-"""Columns by rows up to which the block itself is iterated: its small singular values are blurred in the Gram matrix."""
+"""Columns by rows up to which the block itself is iterated, which costs no more and rounds less."""
 _TINY = 1e-37
 
 
@@ -39,8 +39,8 @@ def orthogonalise(m: Tensor) -> Tensor:
 
 
 def _newton_schulz(x: Tensor) -> Tensor:
-    """The iteration on wide matrices. All iterates are polynomials of the Gram matrix times the first; only the polynomial
-    is iterated, the same arithmetic except for rounding in a fraction of the time, unless the matrix is near square."""
+    """The iteration on wide matrices. All iterates are polynomials of the Gram matrix times the first: but for matrices
+    near square only the polynomial is iterated, the same arithmetic except for rounding in a fraction of the time."""
     largest = x.abs().amax((-2, -1), keepdim=True)  # first by the largest entry: squares neither over- nor underflow
     x = x / (largest + _TINY)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)

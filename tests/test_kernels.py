@@ -267,7 +267,7 @@ def test_a_compiler_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytes
 @needs_compiler
 def test_a_compiler_without_openmp_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = tmp_path / "old-cc"
-    compiler.write_text(f"#!/bin/sh\ncase \"$*\" in *{library.OPENMP}*) exit 1;; esac\nexec cc \"$@\"\n")
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *{library.OPENMP}*) exit 1;; esac\nexec cc "$@"\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     path = library.build(tmp_path)

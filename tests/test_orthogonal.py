@@ -10,7 +10,20 @@ from learnopt.kernels import library
 from learnopt.orthogonal import BLOCK, NEAR_SQUARE, POLYNOMIALS, block_rows, orthogonalise
 
 needs_compiler = pytest.mark.skipif(library.load() is None, reason="no C compiler, or LEARNOPT_KERNEL=torch")
-BLOCKS = [(1, 1), (1, 9), (9, 1), (2, 3), (16, 16), (17, 16), (33, 49), (33, 50), (50, 33), (64, 64), (64, 96), (96, 64)]
+BLOCKS = [
+    (1, 1),
+    (1, 9),
+    (9, 1),
+    (2, 3),
+    (16, 16),
+    (17, 16),
+    (33, 49),
+    (33, 50),
+    (50, 33),
+    (64, 64),
+    (64, 96),
+    (96, 64),
+]
 BLOCKS += [(64, 97), (97, 64), (5, 300), (300, 5), (64, 130), (130, 64), (31, 1000), (1000, 31)]
 
 

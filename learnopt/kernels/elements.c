@@ -11,7 +11,8 @@ typedef union {
     int32_t bits;
 } Word;
 
-/* x, or 0 where it is not finite; by masks, because compilers do not turn loops with more than a few branches into vectors */
+/* x, or 0 where it is not finite; by masks, because compilers do not turn loops with more than a few branches into
+ * vectors */
 static inline float kept(float x)
 {
     Word word = {x};

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -92,7 +91,8 @@ class InPlaceNet:
         none: list[Tensor | None] = [None] * count
         self._lists = {name: _pointers(none) for name in _LISTS}
         self._net = _Net(
-            runs=n, tensors=count, number=len(jobs.table), jobs=jobs.table.data_ptr(), order=jobs.order.data_ptr(), sums=sums.data_ptr(),
+            runs=n, tensors=count, number=len(jobs.table), jobs=jobs.table.data_ptr(),
+            order=jobs.order.data_ptr(), sums=sums.data_ptr(),
             offset=fixed.offset.data_ptr(), theta=theta.data_ptr(),
             theta_stride=meta_network.SIZE if theta.numel() > meta_network.SIZE else 0,
             size=fixed.size.data_ptr(), is_matrix=fixed.is_matrix.data_ptr(), root=fixed.root.data_ptr(),

@@ -22,9 +22,10 @@ HEADERS = ("net.h", "elements.h", "orthogonalise.h", "products.h")
 SWITCH = "LEARNOPT_KERNEL"
 """Environment variable: `torch` turns the compiled kernel off."""
 FLAGS = (
-    "-O3", "-march=native", "-mprefer-vector-width=512", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
+    "-O3", "-march=native", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
     "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math", "-ffp-contract=fast",
 )  # fmt: skip
+WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
 OPENMP = "-fopenmp"
 """Threads of the runtime that torch has loaded; where the compiler has no such thing, Python's share the work."""
 _TIME_LIMIT = 120.0
@@ -78,7 +79,7 @@ def _command(compiler: str) -> list[str]:
     values = [f"-D{k}={v}" if isinstance(v, int) else f"-D{k}={v!r}f" for k, v in constants().items()]
     values.append(f"-DNEWTON_SCHULZ={_braces(orthogonal.POLYNOMIALS)}")
     values += [f"-D{k}_STANDARD={_standard(v)}" for k, v in (("GLOBAL", features.GLOBAL), ("TENSOR", features.TENSOR))]
-    return [compiler, *FLAGS, *values]
+    return [compiler, *FLAGS, *WIDE, *values]
 
 
 def _machine() -> str:

@@ -1,4 +1,4 @@
-"""Threads share the kernel's jobs: those of OpenMP, which torch uses too, or Python's where the compiler has no OpenMP."""
+"""Threads that share the kernel's jobs: those of OpenMP, which torch uses too, or Python's without OpenMP."""
 
 from __future__ import annotations
 
