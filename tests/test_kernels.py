@@ -62,7 +62,7 @@ def test_kernel_equals_rule(horizon: float, withheld: bool, shared: bool) -> Non
         torch.testing.assert_close(a.detach(), b, rtol=2e-3, atol=2e-5)
     now = fast.state()
     for name in ("hidden", "cell", "statistics", "peak", "age", "step"):
-        torch.testing.assert_close(getattr(now, name), getattr(state, name), rtol=2e-3, atol=1e-5)
+        torch.testing.assert_close(getattr(now, name), getattr(state, name), rtol=2e-3, atol=3e-5)
     for name, tolerance in (("fast", (1e-4, 1e-6)), ("average", (2e-3, 2e-5)), ("square", (1e-4, 1e-6))):
         for a, b in zip(getattr(now, name), getattr(state, name), strict=True):
             torch.testing.assert_close(a, b, rtol=tolerance[0], atol=tolerance[1])

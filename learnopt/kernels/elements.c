@@ -47,8 +47,7 @@ static inline void moments_of_row(int64_t size, const float *blend, const float 
         float g = clamp(kept(grad[i]), -limit, limit);
         fast[i] = lerp(fast[i], g, b0);
         square[i] = lerp(square[i], g * g, b1);
-        if (momentum)
-            momentum[i] = m0 * g + m1 * fast[i];
+        momentum[i] = m0 * g + m1 * fast[i];
     }
 }
 
@@ -62,7 +61,7 @@ void moments(const Elements *e, const float *m)
     for (int64_t row = 0; row < e->rows; row++) {
         int64_t at = row * e->stride;
         moments_of_row(e->length, blend, m + AT_MIXTURE, usual, e->grad + at, e->fast + at, e->square + at,
-                       e->momentum ? e->momentum + row * e->momentum_stride : 0);
+                       e->momentum + row * e->momentum_stride);
     }
 }
 
@@ -83,7 +82,7 @@ void advance(const Elements *e, const float *theta, const int64_t *o, const floa
     for (int64_t row = 0; row < e->rows; row++) {
         int64_t at = row * e->stride;
         const float *restrict grad = e->grad + at, *restrict fast = e->fast + at, *restrict square = e->square + at;
-        const float *restrict whole = e->momentum ? e->momentum + row * e->momentum_stride : 0;
+        const float *restrict whole = e->momentum + row * e->momentum_stride;
         float *restrict average = e->average + at, *restrict param = e->param + at;
         for (int64_t i = 0; i < e->length; i++) {
             float scale = inverse_root(square[i] + TINIEST);
@@ -101,8 +100,7 @@ void advance(const Elements *e, const float *theta, const int64_t *o, const floa
             }
             float s = 0.76f * y0, r = 1.0f + fabsf(y0), rate = (r + s) / (r - s);
             float direction = (m0 * a0 + m1 * a1) * rate + (square[i] > 0.0f ? 0.3f * y1 : 0.0f);
-            if (whole)
-                direction = lerp(direction, whole[i] * root, gate);
+            direction = lerp(direction, whole[i] * root, gate);
             float cautious = clamp(copysignf(direction, param[i] * direction) / CAUTION, 0.0f, 1.0f);
             float moved = param[i] * (keep - learned * cautious) - length * direction - pull * away;
             param[i] = moved;

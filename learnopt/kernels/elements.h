@@ -4,7 +4,7 @@
 typedef struct {
     int64_t rows, length, stride, momentum_stride;
     const float *grad;
-    float *param, *fast, *average, *square, *momentum; /* momentum: NULL for what is no matrix */
+    float *param, *fast, *average, *square, *momentum;
 } Elements;
 
 #pragma GCC visibility push(hidden) /* libraries of the system have functions of such names */

@@ -121,6 +121,7 @@ def _compiled(command: list[str], path: Path) -> bool:
             subprocess.run(
                 [*command, *sources, "-o", str(made), "-lm"], check=True, capture_output=True, timeout=_TIME_LIMIT
             )
+            ctypes.CDLL(str(made))  # some compilers take -fopenmp and have no library for it
             os.replace(made, path)
     except (OSError, subprocess.SubprocessError):
         return False

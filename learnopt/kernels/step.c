@@ -68,6 +68,8 @@ static void move(const Net *net, int64_t j, float *room)
         advance(&e, theta, net->offset, m, context, net->root[k], given, sums);
         return;
     }
+    float unused[SPAN]; /* the gate of what is no matrix is 0 */
+    e.momentum = unused;
     for (int64_t left = job->length; left > 0; left -= SPAN) {
         e.length = left < SPAN ? left : SPAN;
         moments(&e, m);
