@@ -8,7 +8,7 @@
 #include "elements.h"
 #include "orthogonalise.h"
 
-#define SPAN 2048 /* elements that are moved at once, so that they stay in the first cache */
+#define SPAN 8192 /* elements moved at once: long for the memory's look-ahead, short for the second cache */
 
 #ifdef _OPENMP
 int omp_get_thread_num(void);
