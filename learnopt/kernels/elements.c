@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#define AHEAD 8 /* rows */
+
 typedef union {
     float number;
     int32_t bits;
@@ -51,6 +53,14 @@ static inline void moments_of_row(int64_t size, const float *blend, const float 
     }
 }
 
+/* Short rows far apart: the processor does not foresee where the next ones lie. */
+static inline void look_ahead(const Elements *e, const float *x, int64_t row)
+{
+    if (e->length < e->stride && e->length <= 64 && row + AHEAD < e->rows)
+        for (int64_t i = 0; i < e->length; i += 16)
+            __builtin_prefetch(x + (row + AHEAD) * e->stride + i);
+}
+
 void moments(const Elements *e, const float *m)
 {
     static const double beta[2] = {BETA_FAST, BETA_SQUARE};
@@ -60,6 +70,9 @@ void moments(const Elements *e, const float *m)
         blend[i] = (float)((1.0 - beta[i]) / (1.0 - pow(beta[i], m[AT_AGE])));
     for (int64_t row = 0; row < e->rows; row++) {
         int64_t at = row * e->stride;
+        look_ahead(e, e->grad, row);
+        look_ahead(e, e->fast, row);
+        look_ahead(e, e->square, row);
         moments_of_row(e->length, blend, m + AT_MIXTURE, usual, e->grad + at, e->fast + at, e->square + at,
                        e->momentum + row * e->momentum_stride);
     }
@@ -81,6 +94,8 @@ void advance(const Elements *e, const float *theta, const int64_t *o, const floa
     float s00 = 0, s11 = 0, s22 = 0, s01 = 0, s02 = 0, s12 = 0, s1w = 0, weight = 0, variance = 0;
     for (int64_t row = 0; row < e->rows; row++) {
         int64_t at = row * e->stride;
+        look_ahead(e, e->param, row);
+        look_ahead(e, e->average, row);
         const float *restrict grad = e->grad + at, *restrict fast = e->fast + at, *restrict square = e->square + at;
         const float *restrict whole = e->momentum + row * e->momentum_stride;
         float *restrict average = e->average + at, *restrict param = e->param + at;
