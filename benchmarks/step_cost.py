@@ -1,9 +1,11 @@
-"""What a training step costs with the learned optimizer and with AdamW, on models of up to millions of parameters.
+"""What a step costs with the learned optimizer and with AdamW(fused=True), on models of up to 100 million parameters.
 
     python benchmarks/step_cost.py --out results/step-cost
 
-A step is forward and backward pass, `zero_grad` and `step`, with torch's default number of threads; "alone" is `step()`
-by itself. The optimizers take turns, so that whatever else the machine does hits all of them.
+Three parts: the optimizer's step alone; whole training steps, with forward and backward pass and `zero_grad`; and what
+only a fresh process shows (import, first step with and without a compiled kernel in the cache, peak memory). The
+optimizers take turns, so that whatever else the machine does hits both; ratios are of neighbours in time. A step alone
+moves 40 bytes a parameter (AdamW's 28): bytes a second are compared with those of a copy of as many numbers.
 """
 
 from __future__ import annotations
@@ -12,110 +14,137 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from step_cost_networks import ALONE, CLASSES, WHOLE
+from step_cost_process import in_a_process
 from torch import Tensor, nn
 
 from learnopt import LearnedOptimizer
 from learnopt.kernels import library
 from learnopt.provenance import write_record
 
-CLASSES = 10
-
-
-def mlp(*sizes: int) -> nn.Module:
-    layers: list[nn.Module] = []
-    for a, b in pairwise(sizes):
-        layers += [nn.Linear(a, b), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-def cnn() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(64 * 8 * 8, 128), nn.ReLU(), nn.Linear(128, CLASSES),
-    )  # fmt: skip
-
-
-class Characters(nn.Module):
-    """A two-layer Transformer encoder over 64 tokens, mean-pooled."""
-
-    def __init__(self, width: int = 128) -> None:
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
-        self.embed = nn.Embedding(96, width)
-        self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.head = nn.Linear(width, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(self.embed(x)).mean(1))
-
-
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
-    "mlp 64-32-10, batch 32": (lambda: mlp(64, 32, CLASSES), lambda: torch.randn(32, 64)),
-    "mlp 784-256-128-10, batch 64": (lambda: mlp(784, 256, 128, CLASSES), lambda: torch.randn(64, 784)),
-    "mlp 4 x 1024, batch 128": (lambda: mlp(*[1024] * 4, CLASSES), lambda: torch.randn(128, 1024)),
-    "cnn 32-64 on 32 x 32, batch 64": (cnn, lambda: torch.randn(64, 3, 32, 32)),
-    "transformer 2 x 128, 64 tokens, batch 16": (Characters, lambda: torch.randint(96, (16, 64))),
-}
-OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
-    "adamw": lambda model: torch.optim.AdamW(model.parameters()),
-    "learnopt": lambda model: LearnedOptimizer(model.parameters(), total_steps=10_000),
+BYTES = {"learnopt": 40, "adamw": 28, "copy": 8}
+"""Bytes a parameter read and written: gradient (twice here), parameter and each state buffer."""
+LEAST = 0.02
+"""Seconds that one timing takes at least; as many steps as fit."""
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    "adamw": lambda params: torch.optim.AdamW(params, fused=True),
+    "learnopt": lambda params: LearnedOptimizer(params, total_steps=10_000),
 }
 
 
-def timed(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, steps: int) -> tuple[float, float]:
-    """Milliseconds of a whole step and of `step()` alone."""
-    alone, start = 0.0, time.perf_counter()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        before = time.perf_counter()
-        optimizer.step(loss=loss) if isinstance(optimizer, LearnedOptimizer) else optimizer.step()
-        alone += time.perf_counter() - before
-    return 1e3 * (time.perf_counter() - start) / steps, 1e3 * alone / steps
+def take_turns(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds per call of each, `repeats` of them."""
+    steps = {}
+    for name, work in works.items():
+        work()
+        work()  # the first fills states
+        start = time.perf_counter()
+        work()
+        steps[name] = max(1, round(LEAST / (time.perf_counter() - start)))
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            start = time.perf_counter()
+            for _ in range(steps[name]):
+                work()
+            times[name].append(1e3 * (time.perf_counter() - start) / steps[name])
+    return times
+
+
+def summary(times: dict[str, list[float]]) -> dict[str, Any]:
+    """Ratios of ours to AdamW's: median and range over neighbours in time, and that of the minima."""
+    ratios = [ours / theirs for ours, theirs in zip(times["learnopt"], times["adamw"], strict=True)]
+    return {
+        "ratio": statistics.median(ratios), "ratio_range": [min(ratios), max(ratios)],
+        "ratio_of_minima": min(times["learnopt"]) / min(times["adamw"]), "milliseconds": times,
+    }  # fmt: skip
+
+
+def line(name: str, size: int, row: dict[str, Any]) -> str:
+    low, high = row["ratio_range"]
+    fastest = {key: min(values) for key, values in row["milliseconds"].items()}
+    return (
+        f"{name:40s} {size:11,d} parameters  at best {fastest['adamw']:8.3f} and {fastest['learnopt']:8.3f} ms"
+        f"   ratio {row['ratio']:.2f} [{low:.2f}, {high:.2f}], of minima {row['ratio_of_minima']:.2f}"
+    )
+
+
+def alone(name: str, repeats: int) -> dict[str, Any]:
+    """The optimizer's step by itself."""
+    works: dict[str, Callable[[], None]] = {}
+    gradients = [torch.randn(shape) for shape in ALONE[name]]
+    for key, make in OPTIMIZERS.items():
+        params = [nn.Parameter(0.02 * torch.randn(shape)) for shape in ALONE[name]]
+        for p, g in zip(params, gradients, strict=True):
+            p.grad = g
+        works[key] = make(params).step
+    size = sum(g.numel() for g in gradients)
+    source, target = torch.randn(size), torch.empty(size)
+    works["copy"] = lambda: target.copy_(source)
+    row = summary(take_turns(works, repeats))
+    rates = {key: BYTES[key] * size / min(values) / 1e6 for key, values in row["milliseconds"].items()}
+    print(line(name, size, row), "  GB/s", "  ".join(f"{key} {rate:.1f}" for key, rate in rates.items()))
+    return {"shapes": name, "parameters": size, "gigabytes_per_second": rates, **row}
+
+
+def whole(name: str, repeats: int) -> dict[str, Any]:
+    """Forward and backward pass, `zero_grad` and `step`."""
+    make, inputs = WHOLE[name]
+    x = inputs()
+    y = torch.randint(CLASSES, (len(x),))
+    models = {key: make() for key in OPTIMIZERS}
+    models["learnopt"].load_state_dict(models["adamw"].state_dict())
+
+    def training(key: str) -> Callable[[], None]:
+        model, optimizer = models[key], OPTIMIZERS[key](list(models[key].parameters()))
+
+        def step() -> None:
+            optimizer.zero_grad()
+            loss: Tensor = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step(loss=loss) if isinstance(optimizer, LearnedOptimizer) else optimizer.step()
+
+        return step
+
+    row = summary(take_turns({key: training(key) for key in OPTIMIZERS}, repeats))
+    size = sum(p.numel() for p in models["adamw"].parameters())
+    print(line(name, size, row))
+    return {"network": name, "parameters": size, **row}
+
+
+def starts(threads: int, repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Every repeat of what a fresh process shows, by case."""
+    cases = {"adamw": ("adamw", True), "learnopt": ("learnopt", True), "learnopt, nothing cached": ("learnopt", False)}
+    rows: dict[str, dict[str, list[float]]] = {}
+    for case, (which, cached) in cases.items():
+        found = [in_a_process(which, threads, cached=cached) for _ in range(repeats)]
+        rows[case] = {key: [one[key] for one in found] for key in found[0]}
+        print(f"{case:28s}", "  ".join(f"{key} {statistics.median(v):.3f}" for key, v in rows[case].items()))
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/step-cost"))
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--only", default="", help="cases whose names contain this")
     chosen = parser.parse_args()
-    rows = []
-    for name, (make, inputs) in NETWORKS.items():
-        torch.manual_seed(0)
-        x = inputs()
-        y = torch.randint(CLASSES, (len(x),))
-        models = {key: make() for key in OPTIMIZERS}
-        optimizers = {key: OPTIMIZERS[key](model) for key, model in models.items()}
-        times: dict[str, list[tuple[float, float]]] = {key: [] for key in OPTIMIZERS}
-        for repeat in range(chosen.repeats + 1):  # the first warms up
-            for key, model in models.items():
-                result = timed(model, optimizers[key], x, y, chosen.steps)
-                if repeat:
-                    times[key].append(result)
-        ratios = [ours[0] / theirs[0] for ours, theirs in zip(times["learnopt"], times["adamw"], strict=True)]
-        whole = {key: statistics.median(t[0] for t in values) for key, values in times.items()}
-        alone = {key: statistics.median(t[1] for t in values) for key, values in times.items()}
-        size = sum(p.numel() for p in models["adamw"].parameters())
-        rows.append({
-            "network": name, "parameters": size, "milliseconds": times, "ratio": statistics.median(ratios),
-            "ratio_range": [min(ratios), max(ratios)],
-        })  # fmt: skip
-        print(
-            f"{name:42s} {size:9,d} parameters  whole step {whole['adamw']:7.2f} and {whole['learnopt']:7.2f} ms"
-            f"   ratio {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
-            f"   alone {alone['adamw']:.2f} and {alone['learnopt']:.2f} ms"
-        )
+    torch.manual_seed(0)
+    parts = [[name for name in cases if chosen.only in name] for cases in (ALONE, WHOLE)]
+    print(f"{torch.get_num_threads()} threads; step alone, without a loss")
+    steps = [alone(name, chosen.repeats) for name in parts[0]]
+    print("whole training steps")
+    networks = [whole(name, chosen.repeats) for name in parts[1]]
+    print("fresh processes, 10 million parameters: seconds; buffers as large as the parameters")
+    processes = {} if chosen.only else starts(torch.get_num_threads(), 3)
     path = write_record(
         chosen.out / "step-cost.json", threads=torch.get_num_threads(), kernel=library.load() is not None,
-        steps=chosen.steps, networks=rows,
+        repeats=chosen.repeats, alone=steps, networks=networks, processes=processes,
     )  # fmt: skip
     print(f"wrote {path}")
 

@@ -34,6 +34,7 @@ RUNTIME = {
     "inner_step",
     "kernels.library",
     "kernels.in_place",
+    "kernels.sharing",
 }
 STOPPERS = {
     "stopping",

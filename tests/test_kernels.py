@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from toy import ToyTask
 
 from learnopt import LearnedOptimizer, inner_step, meta_network, rule
-from learnopt.kernels import in_place, library
+from learnopt.kernels import in_place, library, sharing
 from learnopt.kernels.in_place import CHUNK, InPlaceNet
 from learnopt.layout import Layout
 from learnopt.quick_step import QuickSteps
@@ -21,7 +22,7 @@ from learnopt.unroll import Problem, Telling, unroll
 
 needs_compiler = pytest.mark.skipif(library.load() is None, reason="no C compiler, or LEARNOPT_KERNEL=torch")
 SHAPES: list[tuple[int, ...]] = [(5, 4), (5,), (3, 5, 2, 2), (3,), (), (1, 6), (4, 5), (7, 33), (33,), (5, 4)]
-SHAPES += [(3, 40), (21, 4), (66, 70), (260, 256)]  # the last is too large for the kernel, which leaves it to torch
+SHAPES += [(3, 40), (21, 4), (66, 70), (260, 256), (70, 200), (200, 70), (2, 3)]
 
 
 def thetas(n: int) -> Tensor:
@@ -61,7 +62,7 @@ def test_kernel_equals_rule(horizon: float, withheld: bool, shared: bool) -> Non
         torch.testing.assert_close(a.detach(), b, rtol=2e-3, atol=2e-5)
     now = fast.state()
     for name in ("hidden", "cell", "statistics", "peak", "age", "step"):
-        torch.testing.assert_close(getattr(now, name), getattr(state, name), rtol=2e-3, atol=1e-5)
+        torch.testing.assert_close(getattr(now, name), getattr(state, name), rtol=2e-3, atol=3e-5)
     for name, tolerance in (("fast", (1e-4, 1e-6)), ("average", (2e-3, 2e-5)), ("square", (1e-4, 1e-6))):
         for a, b in zip(getattr(now, name), getattr(state, name), strict=True):
             torch.testing.assert_close(a, b, rtol=tolerance[0], atol=tolerance[1])
@@ -205,19 +206,46 @@ def test_threads_change_nothing(shapes: list[tuple[int, ...]]) -> None:
             torch.set_num_threads(before)
 
     one, four = train(1), train(4)
-    slack = 1e-6 if shapes[0] == (700, 500) else 0.0  # torch orthogonalises that one, with threads of its own
-    for a, b in zip(one, four, strict=True):
-        torch.testing.assert_close(a, b, rtol=slack, atol=slack)
+    assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
 
 
-def test_a_forked_process_has_threads_of_its_own() -> None:
+@needs_compiler
+def test_threads_of_python_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train() -> list[Tensor]:
+        shapes, g = [(300, 400), (CHUNK + 3,), (200, 3, 80)], torch.Generator().manual_seed(0)
+        layout, params = Layout.of(shapes), [torch.randn(2, *s, generator=g) for s in shapes]
+        runs = in_place.InPlaceRuns(thetas(1)[0], layout, params, rule.init_state(layout, params))
+        for _ in range(3):
+            runs.step([torch.randn(2, *s, generator=g) for s in shapes], torch.rand(2, generator=g), 10.0)
+        return [p.detach() for p in runs.params]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        usual = train()
+        monkeypatch.setattr(sharing, "_forked", lambda: True)
+        assert all(torch.equal(a, b) for a, b in zip(usual, train(), strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+def test_a_forked_process_steps_on() -> None:
     code = """
-import os
-from learnopt.kernels import in_place
-assert in_place._threads().submit(int).result(timeout=30) == 0
+import os, torch
+from learnopt import LearnedOptimizer
+torch.set_num_threads(2)
+p = torch.nn.Parameter(torch.zeros(512, 512))
+p.grad = torch.ones(512, 512)
+optimizer = LearnedOptimizer([p])
+for _ in range(3):
+    optimizer.step()
 child = os.fork()
+before = p[0, 0].item()
+optimizer.step()
+moved = p[0, 0].item() != before
 if child == 0:
-    os._exit(7 + in_place._threads().submit(int).result(timeout=30))
+    os._exit(7 if moved else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) - 7)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
@@ -234,6 +262,17 @@ def test_a_compiler_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("learnopt.kernels.library.shutil.which", lambda name: sys.executable)
     assert library.build(tmp_path) is None
     assert not list(tmp_path.iterdir())
+
+
+@needs_compiler
+def test_a_compiler_without_openmp_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "old-cc"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *{library.OPENMP}*) exit 1;; esac\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    path = library.build(tmp_path)
+    assert path is not None
+    assert not ctypes.CDLL(str(path)).has_openmp()
 
 
 @needs_compiler

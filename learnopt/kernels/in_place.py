@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from learnopt import features, memory, meta_network
-from learnopt.kernels import library
+from learnopt.kernels import library, sharing
 from learnopt.layout import Layout, TensorShape
-from learnopt.orthogonal import orthogonalise
+from learnopt.orthogonal import block_rows
 from learnopt.rule import RuleState
 
 CHUNK = 64 * 1024
-"""Parameters that are moved in one go; also the largest matrix that the kernel orthogonalises itself."""
-SHARED = 4 * CHUNK
+"""Parameters of a vector that are moved in one go; matrices are moved in the blocks that are orthogonalised at once."""
+SHARED = 128 * 1024
 """Parameters in all from which on threads share the work."""
-_LISTS = ("memory", "param", "fast", "average", "square", "whole", "grad")
+_LISTS = ("memory", "param", "fast", "average", "square", "grad")
 
 
 class _Net(ctypes.Structure):
@@ -32,11 +29,11 @@ class _Net(ctypes.Structure):
 
     _fields_ = [
         ("runs", ctypes.c_int64), ("tensors", ctypes.c_int64), ("number", ctypes.c_int64), ("jobs", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p), ("offset", ctypes.c_void_p),
+        ("order", ctypes.c_void_p), ("sums", ctypes.c_void_p), ("offset", ctypes.c_void_p),
         ("theta_stride", ctypes.c_int64), ("theta", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in (
-            "size", "is_matrix", "root", "rows", "share", "shape_columns", "lr", "weight_decay", "memory", "run",
-            "columns", "tensor_columns", "nudge", "context", "param", "fast", "average", "square", "whole",
+            "size", "is_matrix", "root", "share", "shape_columns", "lr", "weight_decay", "memory", "run",
+            "columns", "tensor_columns", "nudge", "context", "param", "fast", "average", "square",
             "grad",
         )),
     ]  # fmt: skip
@@ -82,29 +79,30 @@ class InPlaceNet:
         assert loaded is not None, "ask available() first"
         count = len(layout.tensors)
         fixed = self._fixed = _fixed(layout)
-        self._jobs = jobs = _jobs(layout, n, torch.get_num_threads())
+        jobs = _jobs(layout, n)
+        self._threads = torch.get_num_threads() if int(layout.sizes.sum()) * n >= SHARED else 1
+        self._rooms = torch.empty(self._threads, jobs.room)
         options = options or fixed.options
         self._library = loaded
         self.columns = torch.zeros(n, len(features.GLOBAL))
         self.tensor_columns = torch.zeros(n, count, len(features.TENSOR)) if record else torch.zeros(0)
         context = torch.zeros(n, count, meta_network.WIDTH)
-        whole, self._groups = _momenta(layout, n)
         sums = torch.empty(len(jobs.table), len(features.STATISTICS))
         none: list[Tensor | None] = [None] * count
-        self._lists = {name: _pointers(whole if name == "whole" else none) for name in _LISTS}
+        self._lists = {name: _pointers(none) for name in _LISTS}
         self._net = _Net(
-            runs=n, tensors=count, number=len(jobs.table), jobs=jobs.table.data_ptr(), sums=sums.data_ptr(),
+            runs=n, tensors=count, number=len(jobs.table), jobs=jobs.table.data_ptr(),
+            order=jobs.order.data_ptr(), sums=sums.data_ptr(),
             offset=fixed.offset.data_ptr(), theta=theta.data_ptr(),
             theta_stride=meta_network.SIZE if theta.numel() > meta_network.SIZE else 0,
             size=fixed.size.data_ptr(), is_matrix=fixed.is_matrix.data_ptr(), root=fixed.root.data_ptr(),
-            rows=fixed.rows.data_ptr(),
             share=fixed.share.data_ptr(), shape_columns=fixed.shape_columns.data_ptr(),
             lr=options.lr.data_ptr(), weight_decay=options.weight_decay.data_ptr(), run=None,
             columns=self.columns.data_ptr(), context=context.data_ptr(),
             tensor_columns=self.tensor_columns.data_ptr() if record else None,
             **{name: ctypes.addressof(pointers) for name, pointers in self._lists.items()},
         )  # fmt: skip
-        self._kept = (theta, options, context, whole, sums)  # the memory pointed at
+        self._kept = (theta, options, context, sums, jobs)  # the memory pointed at
         self._now: tuple[Any, ...] = ()
 
     def point(self, memories: Sequence[Tensor], run: Tensor, params: Sequence[Tensor], moments: Moments) -> None:
@@ -123,7 +121,7 @@ class InPlaceNet:
     def largest(self, grads: Sequence[Tensor]) -> float:
         """The largest size of an element; infinite where one is not finite."""
         self._lists["grad"][:] = [g.data_ptr() for g in grads]
-        self._share_out(self._library.look_jobs)
+        self._all_jobs(moves=False)
         return float(self._library.largest(ctypes.byref(self._net)))
 
     def follow(self, head: Mapping[str, Tensor]) -> None:
@@ -140,55 +138,45 @@ class InPlaceNet:
         added = None if nudge is None else nudge.contiguous()
         self._net.nudge = None if added is None else added.data_ptr()
         self._library.decide(ctypes.byref(self._net), None if told is None else told.data_ptr(), horizon)
-        self._share_out(self._library.begin_jobs)
-        for group in self._groups:
-            group.copy_(orthogonalise(group))
-        self._share_out(self._library.end_jobs)
+        self._all_jobs(moves=True)
         self._library.end_step(ctypes.byref(self._net))
 
-    def _share_out(self, work: Callable[[Any, int, int, int], None]) -> None:
-        """Do all jobs, in as many threads as they are worth; what comes out does not depend on how many."""
-        rooms = [torch.empty(self._fixed.room) for _ in self._jobs.shares]
-        first, *others = [
-            (ctypes.byref(self._net), start, stop, room.data_ptr())
-            for (start, stop), room in zip(self._jobs.shares, rooms, strict=True)
-        ]
-        waiting = [_threads().submit(work, *share) for share in others]  # C code runs without Python's lock
-        work(*first)
-        for other in waiting:
-            other.result()
+    def _all_jobs(self, *, moves: bool) -> None:
+        """What comes out does not depend on the number of threads."""
+        sharing.all_jobs(self._library, self._net, moves, self._rooms)
 
 
 class _Jobs(NamedTuple):
-    """What there is to do with the parameters of `N` runs, and how threads share it."""
+    """What there is to do with the parameters of `N` runs."""
 
-    table: Tensor  # (jobs, 4) int64: tensor, run, start, size
-    shares: list[tuple[int, int]]  # first job, and the one after the last
+    table: Tensor  # (jobs, 7) int64: `Job` of net.h
+    order: Tensor  # (jobs,) int64: the dearest first
+    room: int  # floats that one job needs at most
 
 
 @lru_cache(maxsize=256)
-def _jobs(layout: Layout, n: int, threads: int) -> _Jobs:
-    """Parts of at most `CHUNK` parameters; the shares are about equally large."""
+def _jobs(layout: Layout, n: int) -> _Jobs:
     table = [
-        (k, run, start, min(CHUNK, t.size - start))
-        for k, t in enumerate(layout.tensors)
-        for run in range(n)
-        for start in range(0, t.size, CHUNK)
-    ]
-    done = torch.tensor([0, *(size for *_, size in table)]).cumsum(0)
-    parts = threads if int(done[-1]) >= SHARED else 1
-    ends = [int(torch.searchsorted(done, int(done[-1]) * (i + 1) // parts)) for i in range(parts)]
-    shares = [(a, b) for a, b in pairwise([0, *ends]) if b > a]
-    return _Jobs(torch.tensor(table, dtype=torch.long).reshape(-1, 4), shares or [(0, 0)])
+        (k, run, *part) for k, t in enumerate(layout.tensors) for run in range(n) for part in _parts(t)
+    ]  # fmt: skip
+    jobs = torch.tensor(table, dtype=torch.long).reshape(-1, 7)
+    matrices = [(rows, length) for k, _, _, rows, length, *_ in table if layout.tensors[k].is_matrix]
+    loaded = library.load()
+    assert loaded is not None
+    room = max((loaded.orthogonalise_room(*shape) for shape in set(matrices)), default=0)
+    return _Jobs(jobs, (jobs[:, 3] * jobs[:, 4]).argsort(descending=True, stable=True), room)
 
 
-@lru_cache(maxsize=1)
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="learnopt")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.cache_clear)  # a forked process has none of its parent's threads
+def _parts(t: TensorShape) -> list[tuple[int, int, int, int, int]]:
+    """Start, rows, length, stride, and whether columns are made orthogonal, of every part of a tensor."""
+    if not t.is_matrix:
+        return [(start, 1, min(CHUNK, t.size - start), 0, 0) for start in range(0, t.size, CHUNK)]
+    rows, columns = t.matrix
+    if rows > columns:
+        each = block_rows(columns)
+        return [(at, rows, min(each, columns - at), columns, 1) for at in range(0, columns, each)]
+    each = block_rows(rows)
+    return [(at * columns, min(each, rows - at), columns, columns, 0) for at in range(0, rows, each)]
 
 
 class _Fixed(NamedTuple):
@@ -196,8 +184,6 @@ class _Fixed(NamedTuple):
     size: Tensor
     is_matrix: Tensor
     root: Tensor
-    rows: Tensor
-    room: int
     share: Tensor
     shape_columns: Tensor
     options: Options
@@ -207,41 +193,16 @@ class _Fixed(NamedTuple):
 def _fixed(layout: Layout) -> _Fixed:
     """What follows from the shapes alone."""
     count, roots = len(layout.tensors), layout.sizes.sqrt()
-    small = [t.matrix if _small(t) else (0, 0) for t in layout.tensors]
-    loaded = library.load()
-    assert loaded is not None
     return _Fixed(
         torch.tensor([0, *(a * b for a, b in meta_network.SHAPES.values())]).cumsum(0)[:-1],
         torch.tensor([t.size for t in layout.tensors]), layout.is_matrix.long(),
-        torch.tensor([max(t.matrix) ** 0.5 for t in layout.tensors]), torch.tensor([rows for rows, _ in small]),
-        max(loaded.orthogonalise_room(*shape) for shape in small), roots / roots.sum(),
+        torch.tensor([max(t.matrix) ** 0.5 for t in layout.tensors]), roots / roots.sum(),
         layout.columns.contiguous(), Options(torch.ones(count), torch.full((count,), math.nan)),
     )  # fmt: skip
 
 
 def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
-
-
-def _small(t: TensorShape) -> bool:
-    """Whether the kernel orthogonalises the matrix itself, because that takes less time than calling torch."""
-    return t.is_matrix and t.size <= CHUNK
-
-
-def _momenta(layout: Layout, n: int) -> tuple[list[Tensor | None], list[Tensor]]:
-    """Room for each matrix's momentum, and what torch is to orthogonalise: large matrices of one shape side by side."""
-    shapes: dict[tuple[int, int], list[int]] = {}
-    whole: list[Tensor | None] = [None] * len(layout.tensors)
-    for k, t in enumerate(layout.tensors):
-        if _small(t):
-            whole[k] = torch.empty(n, *t.matrix)
-        elif t.is_matrix:
-            shapes.setdefault(t.matrix, []).append(k)
-    groups = [torch.empty(len(members) * n, rows, columns) for (rows, columns), members in shapes.items()]
-    for group, members in zip(groups, shapes.values(), strict=True):
-        for i, k in enumerate(members):
-            whole[k] = group[i * n : (i + 1) * n]
-    return whole, groups
 
 
 class InPlaceRuns:

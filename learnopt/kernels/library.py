@@ -9,21 +9,40 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from learnopt import features, memory, meta_network, orthogonal, rule, stop_head
 
 FOLDER = Path(__file__).parent
-SOURCES = ("step.c", "orthogonalise.c")
-HEADERS = ("orthogonalise.h",)
+SOURCES = ("step.c", "decide.c", "elements.c", "orthogonalise.c")
+HEADERS = ("net.h", "elements.h", "orthogonalise.h", "products.h")
 SWITCH = "LEARNOPT_KERNEL"
 """Environment variable: `torch` turns the compiled kernel off."""
 FLAGS = (
     "-O3", "-march=native", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
     "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math", "-ffp-contract=fast",
 )  # fmt: skip
+WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
+OPENMP = "-fopenmp"
+"""Threads of the runtime that torch has loaded; where the compiler has no such thing, Python's share the work."""
 _TIME_LIMIT = 120.0
+_ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "decide": (None, [_ADDRESS, _ADDRESS, ctypes.c_float]),
+    "follow": (None, [_ADDRESS] * 5),
+    "all_jobs": (None, [_ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _NUMBER]),
+    "take_jobs": (None, [_ADDRESS, _NUMBER, _ADDRESS, _ADDRESS]),
+    "largest": (ctypes.c_float, [_ADDRESS]),
+    "end_step": (None, [_ADDRESS]),
+    "has_openmp": (_NUMBER, []),
+    "orthogonalise": (None, [_ADDRESS, _NUMBER, _NUMBER, _NUMBER]),
+    "orthogonalise_room": (_NUMBER, [_NUMBER, _NUMBER]),
+    "orthogonalise_stride": (_NUMBER, [_NUMBER]),
+}
+"""What the library offers: type of the result, types of the arguments."""
 
 
 def constants() -> dict[str, float]:
@@ -41,7 +60,7 @@ def constants() -> dict[str, float]:
         "SCHEDULE_FLOOR": rule.FLOOR, "UNTOLD": rule.UNTOLD,
         "UNTOLD_STEPS": rule.UNTOLD_STEPS, "UNTOLD_POWER": rule.UNTOLD_POWER, "PULL": rule.PULL,
         "PULL_LOW": rule.PULL_LOGIT[0], "PULL_HIGH": rule.PULL_LOGIT[1], "ENDING": rule.ENDING, "CAUTION": rule.CAUTION,
-        "BLOCK": orthogonal.BLOCK, "STOP_HIDDEN": stop_head.HIDDEN, "STOP_MEMORY": stop_head.MEMORY,
+        "NEAR_SQUARE": orthogonal.NEAR_SQUARE, "STOP_HIDDEN": stop_head.HIDDEN, "STOP_MEMORY": stop_head.MEMORY,
         "MEMORY": memory.MEMORY_SIZE, "RUN": memory.RUN_SIZE,
         **{f"AT_{name.upper()}": start for name, start in memory.PLACES.items()},
         **{f"RUN_{name.upper()}": i for i, name in enumerate(memory.RUN_FIELDS)},
@@ -49,14 +68,18 @@ def constants() -> dict[str, float]:
 
 
 def _standard(names: tuple[str, ...]) -> str:
-    pairs = (features.STANDARD.get(name, (0.0, 1.0)) for name in names)
-    return "{" + ",".join(f"{{{centre!r}f,{spread!r}f}}" for centre, spread in pairs) + "}"
+    return _braces([features.STANDARD.get(name, (0.0, 1.0)) for name in names])
+
+
+def _braces(rows: Sequence[Sequence[float]]) -> str:
+    return "{" + ",".join("{" + ",".join(f"{x!r}f" for x in row) + "}" for row in rows) + "}"
 
 
 def _command(compiler: str) -> list[str]:
     values = [f"-D{k}={v}" if isinstance(v, int) else f"-D{k}={v!r}f" for k, v in constants().items()]
+    values.append(f"-DNEWTON_SCHULZ={_braces(orthogonal.POLYNOMIALS)}")
     values += [f"-D{k}_STANDARD={_standard(v)}" for k, v in (("GLOBAL", features.GLOBAL), ("TENSOR", features.TENSOR))]
-    return [compiler, *FLAGS, *values]
+    return [compiler, *FLAGS, *WIDE, *values]
 
 
 def _machine() -> str:
@@ -79,24 +102,30 @@ def build(folder: Path) -> Path | None:
     compiler = shutil.which(os.environ.get("CC", "")) or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return None
-    command = _command(compiler)
     texts = [(FOLDER / name).read_text(encoding="utf-8") for name in SOURCES + HEADERS]
-    key = hashlib.sha256("\0".join([*command, _machine(), *texts]).encode()).hexdigest()
-    path = folder / f"step-{key[:16]}.so"
-    if path.exists():
-        return path
+    commands = [[*_command(compiler), OPENMP], _command(compiler)]
+    for command in commands:
+        key = hashlib.sha256("\0".join([*command, _machine(), *texts]).encode()).hexdigest()
+        path = folder / f"step-{key[:16]}.so"
+        if path.exists() or _compiled(command, path):
+            return path
+    return None
+
+
+def _compiled(command: list[str], path: Path) -> bool:
+    sources = [str(FOLDER / name) for name in SOURCES]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             made = Path(scratch) / "step.so"
-            sources = [str(FOLDER / name) for name in SOURCES]
             subprocess.run(
                 [*command, *sources, "-o", str(made), "-lm"], check=True, capture_output=True, timeout=_TIME_LIMIT
             )
+            ctypes.CDLL(str(made))  # some compilers take -fopenmp and have no library for it
             os.replace(made, path)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return path
+        return False
+    return True
 
 
 @lru_cache(maxsize=1)
@@ -111,16 +140,9 @@ def load() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(path))
     except OSError:  # a damaged file in the cache, or a mount that forbids execution
         return None
-    library.decide.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float]
-    for function in (library.look_jobs, library.begin_jobs, library.end_jobs):
-        function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
-        function.restype = None
-    library.end_step.argtypes = library.largest.argtypes = [ctypes.c_void_p]
-    library.largest.restype = ctypes.c_float
-    library.follow.argtypes = [ctypes.c_void_p] * 5
-    library.follow.restype = library.decide.restype = library.end_step.restype = None
-    library.orthogonalise_room.argtypes = [ctypes.c_int64, ctypes.c_int64]
-    library.orthogonalise_room.restype = ctypes.c_int64
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
     return library
 
 

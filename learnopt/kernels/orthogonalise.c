@@ -1,127 +1,200 @@
-/* learnopt/orthogonal.py for small matrices, where the cost of calling a library exceeds the arithmetic. */
+/* learnopt/orthogonal.py for one block: the Gram matrix, a polynomial of it, and one product with the block. */
+#include "orthogonalise.h"
+
 #include <math.h>
 #include <string.h>
 
-#include "orthogonalise.h"
+#include "products.h"
 
-#define ROWS 4
-#define LANES 16
+#define PANEL 64
 #define TINIEST 1e-37f
+#define LEAST 1e-20f /* traces within these bounds have neither lost much nor overflown */
+#define MOST 1e30f
 
-typedef float lanes __attribute__((vector_size(4 * LANES / 2), aligned(4), may_alias));
+static const float polynomials[][3] = NEWTON_SCHULZ;
+enum { STEPS = sizeof polynomials / sizeof *polynomials };
 
-static int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+int64_t orthogonalise_stride(int64_t length) { return padded(length); }
 
-static int64_t block(int64_t shorter) /* rows at once */
+int64_t orthogonalise_room(int64_t rows, int64_t length)
 {
-    int64_t blocks = (shorter + BLOCK - 1) / BLOCK;
-    return blocks ? (shorter + blocks - 1) / blocks : 0;
+    int64_t m = padded(rows < length ? rows : length);
+    return padded(rows) * padded(length) + 4 * m * m + PANEL * m;
 }
 
-int64_t orthogonalise_room(int64_t rows, int64_t columns)
+/* c = weight * (a' b) + share * other + diagonal * 1 for a and b of shape (k, m), where that is symmetric; `other` may be
+ * c. Tiles below the diagonal are mirrored, those on it made symmetric: what of a is not grows from product to product. */
+static __attribute__((noinline)) void symmetric(int64_t m, int64_t k, const float *a, const float *b, float weight,
+                                                const float *other, float share, float diagonal, float *c)
 {
-    int64_t m = padded(block(rows < columns ? rows : columns)), n = padded(rows < columns ? columns : rows);
-    return 2 * m * n + 4 * m * m;
-}
-
-/* c = a b, of shapes (m, k) and (k, n); m and n are multiples of LANES, the sums are kept in registers. Of a symmetric
- * product only the blocks on and above the diagonal are computed, and mirrored. */
-static void multiply(int64_t m, int64_t n, int64_t k, const float *restrict a, int64_t wide, const float *restrict b,
-                     float *restrict c, int symmetric)
-{
-    for (int64_t j = 0; j < n; j += LANES)
-        for (int64_t i = 0; i < (symmetric ? j + LANES : m); i += ROWS) {
-            lanes s00 = {0}, s01 = {0}, s10 = {0}, s11 = {0}, s20 = {0}, s21 = {0}, s30 = {0}, s31 = {0};
-            const float *a0 = a + i * wide, *a1 = a0 + wide, *a2 = a1 + wide, *a3 = a2 + wide, *row = b + j;
-            for (int64_t p = 0; p < k; p++, row += n) {
-                lanes left = *(const lanes *)row, right = *(const lanes *)(row + LANES / 2);
-                s00 += a0[p] * left, s01 += a0[p] * right, s10 += a1[p] * left, s11 += a1[p] * right;
-                s20 += a2[p] * left, s21 += a2[p] * right, s30 += a3[p] * left, s31 += a3[p] * right;
+    for (int64_t i = 0; i < m; i += LANES)
+        for (int64_t j = i; j < m; j += LANES) {
+            lanes sum[LANES], turned[LANES];
+            float *above = c + i * m + j, *below = c + j * m + i;
+            tile(k, a + i, 1, m, b + j, m, sum);
+            FOR_LANES(r) sum[r] *= weight;
+            if (other)
+                FOR_LANES(r) sum[r] += share * *(const lanes *)(other + (i + r) * m + j);
+            FOR_LANES(r) turned[r] = sum[r];
+            turn(turned);
+            if (i == j) {
+                FOR_LANES(r) *(lanes *)(above + r * m) = 0.5f * (sum[r] + turned[r]);
+                for (int r = 0; r < LANES; r++)
+                    above[r * m + r] += diagonal;
+                continue;
             }
-            float *to = c + i * n + j;
-            *(lanes *)to = s00, *(lanes *)(to + LANES / 2) = s01, to += n;
-            *(lanes *)to = s10, *(lanes *)(to + LANES / 2) = s11, to += n;
-            *(lanes *)to = s20, *(lanes *)(to + LANES / 2) = s21, to += n;
-            *(lanes *)to = s30, *(lanes *)(to + LANES / 2) = s31;
+            FOR_LANES(r) *(lanes *)(above + r * m) = sum[r];
+            FOR_LANES(r) *(lanes *)(below + r * m) = turned[r];
         }
-    for (int64_t i = LANES; symmetric && i < n; i++)
-        for (int64_t j = 0; j < i / LANES * LANES; j++)
-            c[i * n + j] = c[j * n + i];
 }
 
-/* The padded block, wide and scaled to Frobenius norm 1: m rows of nn numbers; entry (i, j) is at i * down + j * along */
-static void load(const float *matrix, float scale, int64_t m, int64_t n, int64_t down, int64_t along, int64_t mm,
-                 int64_t nn, float *x)
+/* c = x x' for x of shape (m, n), turned panel by panel */
+static void gram_of_wide(int64_t m, int64_t n, const float *x, float *panel, float *c)
 {
-    float norm = 0.0f;
-    memset(x, 0, (size_t)(mm * nn) * sizeof *x);
+    memset(c, 0, (size_t)(m * m) * sizeof *c);
+    for (int64_t start = 0; start < n; start += PANEL) {
+        int64_t k = n - start < PANEL ? n - start : PANEL;
+        for (int64_t i = 0; i < m; i += LANES)
+            for (int64_t j = 0; j < k; j += LANES) {
+                lanes row[LANES];
+                FOR_LANES(r) row[r] = *(const lanes *)(x + (i + r) * n + start + j);
+                turn(row);
+                FOR_LANES(r) *(lanes *)(panel + (j + r) * m + i) = row[r];
+            }
+        symmetric(m, k, panel, panel, 1.0f, c, 1.0f, 0.0f, c);
+    }
+}
+
+/* x = q x for x of shape (m, n) and symmetric q */
+static void apply_to_wide(int64_t m, int64_t n, const float *q, float *x, float *panel)
+{
+    for (int64_t j = 0; j < n; j += LANES) {
+        for (int64_t i = 0; i < m; i++)
+            *(lanes *)(panel + i * LANES) = *(const lanes *)(x + i * n + j);
+        for (int64_t i = 0; i < m; i += LANES) {
+            lanes sum[LANES];
+            tile(m, q + i, 1, m, panel, LANES, sum);
+            FOR_LANES(r) *(lanes *)(x + (i + r) * n + j) = sum[r];
+        }
+    }
+}
+
+/* x = x q for x of shape (n, m) and symmetric q */
+static void apply_to_tall(int64_t m, int64_t n, const float *q, float *x, float *panel)
+{
+    for (int64_t i = 0; i < n; i += LANES) {
+        for (int64_t j = 0; j < m; j += LANES) {
+            lanes row[LANES];
+            FOR_LANES(r) row[r] = *(const lanes *)(x + (i + r) * m + j);
+            turn(row);
+            FOR_LANES(r) *(lanes *)(panel + (j + r) * LANES) = row[r];
+        }
+        for (int64_t j = 0; j < m; j += LANES) {
+            lanes sum[LANES];
+            tile(m, panel, 1, LANES, q + j, m, sum);
+            FOR_LANES(r) *(lanes *)(x + (i + r) * m + j) = sum[r];
+        }
+    }
+}
+
+/* The Gram matrix of the block, and its trace */
+static float gram(int64_t m, int64_t n, int64_t tall, const float *x, float *panel, float *a)
+{
+    float trace = 0.0f;
+    if (tall)
+        symmetric(m, n, x, x, 1.0f, 0, 0.0f, 0.0f, a);
+    else
+        gram_of_wide(m, n, x, panel, a);
     for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < n; j++) {
-            float value = scale * matrix[i * down + j * along];
-            x[i * nn + j] = value;
-            norm += value * value;
-        }
-    scale = 1.0f / (sqrtf(norm) + 1e-7f);
-    for (int64_t i = 0; i < mm * nn; i++)
-        x[i] *= scale;
+        trace += a[i * m + i];
+    return trace;
 }
 
-static void gram(int64_t n, int64_t mm, int64_t nn, const float *x, float *turned, float *a)
+/* Zeros around the block */
+static void pad(int64_t rows, int64_t length, float *x)
 {
-    for (int64_t i = 0; i < mm; i++)
-        for (int64_t j = 0; j < nn; j++)
-            turned[j * mm + i] = x[i * nn + j];
-    multiply(mm, mm, n, x, nn, turned, a, 1);
+    int64_t wide = padded(length);
+    for (int64_t i = 0; length < wide && i < rows; i++)
+        memset(x + i * wide + length, 0, (size_t)(wide - length) * sizeof *x);
+    memset(x + rows * wide, 0, (size_t)((padded(rows) - rows) * wide) * sizeof *x);
 }
 
-static void block_of(float *matrix, float scale, int64_t m, int64_t n, int64_t down, int64_t along, float *room)
+static void scale(int64_t size, float by, float *x)
 {
-    int64_t mm = padded(m), nn = padded(n), size = mm * mm;
-    float *x = room, *other = x + mm * nn, *a = other + mm * nn, *p = a + size, *q = p + size, *spare = q + size, *swap;
-    load(matrix, scale, m, n, down, along, mm, nn, x);
-    gram(n, mm, nn, x, other, a);
-    for (int step = 0; step < 5; step++) {
-        multiply(mm, mm, m, a, mm, a, p, 1);
-        for (int64_t i = 0; i < size; i++)
-            p[i] = 2.0315f * p[i] - 4.7750f * a[i];
-        for (int64_t i = 0; i < mm; i++)
-            p[i * mm + i] += 3.4445f;
-        if (n <= 2 * m) {
-            multiply(mm, nn, m, p, mm, x, other, 0);
-            swap = x, x = other, other = swap;
-            if (step < 4)
-                gram(n, mm, nn, x, other, a);
-            continue;
-        }
-        /* all of them are polynomials of one symmetric matrix, so they commute and their products are symmetric */
+    for (int64_t i = 0; i < size; i++)
+        x[i] *= by;
+}
+
+static float largest(int64_t size, const float *x)
+{
+    float most = 0.0f;
+    for (int64_t i = 0; i < size; i++)
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    return most;
+}
+
+/* p = c1 + c3 a + c5 a a: what multiplies the block in one step, for its Gram matrix a */
+static void polynomial(int64_t m, int step, const float *a, float *p)
+{
+    const float *c = polynomials[step];
+    symmetric(m, m, a, a, c[2], a, c[1], c[0], p);
+}
+
+static void apply(int64_t m, int64_t n, int64_t tall, const float *q, float *x, float *panel)
+{
+    if (tall)
+        apply_to_tall(m, n, q, x, panel);
+    else
+        apply_to_wide(m, n, q, x, panel);
+}
+
+/* Step by step; a is the Gram matrix of the block divided by its trace. */
+static void iterate(int64_t m, int64_t n, int64_t tall, float trace, float *x, float *a, float *p, float *panel)
+{
+    for (int step = 0; step < STEPS; step++) {
+        polynomial(m, step, a, p);
         if (step == 0)
-            memcpy(q, p, (size_t)size * sizeof *q);
+            scale(m * m, 1.0f / sqrtf(trace), p);
+        apply(m, n, tall, p, x, panel);
+        if (step < STEPS - 1)
+            gram(m, n, tall, x, panel, a);
+    }
+}
+
+/* On the Gram matrix alone: all are polynomials of one symmetric matrix, so they commute and products are symmetric. */
+static void compose(int64_t m, int64_t n, int64_t tall, float trace, float *x, float *a, float *p, float *panel)
+{
+    float *q = p + m * m, *spare = q + m * m, *swap;
+    for (int step = 0; step < STEPS; step++) {
+        polynomial(m, step, a, p);
+        if (step == 0)
+            memcpy(q, p, (size_t)(m * m) * sizeof *q);
         else {
-            multiply(mm, mm, m, p, mm, q, spare, 1);
+            symmetric(m, m, p, q, 1.0f, 0, 0.0f, 0.0f, spare);
             swap = q, q = spare, spare = swap;
         }
-        if (step < 4) {
-            multiply(mm, mm, m, p, mm, a, spare, 1);
-            multiply(mm, mm, m, spare, mm, p, a, 1);
+        if (step < STEPS - 1) {
+            symmetric(m, m, p, a, 1.0f, 0, 0.0f, 0.0f, spare);
+            symmetric(m, m, spare, p, 1.0f, 0, 0.0f, 0.0f, a);
         }
     }
-    if (n > 2 * m) {
-        multiply(mm, nn, m, q, mm, x, other, 0);
-        x = other;
-    }
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < n; j++)
-            matrix[i * down + j * along] = x[i * nn + j];
+    scale(m * m, 1.0f / sqrtf(trace), q);
+    apply(m, n, tall, q, x, panel);
 }
 
-void orthogonalise(float *matrix, int64_t rows, int64_t columns, float *room)
+void orthogonalise(float *x, int64_t rows, int64_t length, int64_t tall)
 {
-    int tall = rows > columns;
-    int64_t m = tall ? columns : rows, n = tall ? rows : columns, down = tall ? 1 : n, along = tall ? m : 1;
-    int64_t each = block(m);
-    float largest = 0.0f;
-    for (int64_t i = 0; i < m * n; i++)
-        largest = fabsf(matrix[i]) > largest ? fabsf(matrix[i]) : largest;
-    for (int64_t i = 0; i < m; i += each)
-        block_of(matrix + i * down, 1.0f / (largest + TINIEST), m - i < each ? m - i : each, n, down, along, room);
+    int64_t m = padded(tall ? length : rows), n = padded(tall ? rows : length), size = m * m;
+    int near_square = NEAR_SQUARE * (float)(tall ? length : rows) >= (float)(tall ? rows : length);
+    float *a = x + m * n, *p = a + size, *panel = p + 3 * size;
+    pad(rows, length, x);
+    float trace = gram(m, n, tall, x, panel, a);
+    if (!(trace > LEAST && trace < MOST)) {
+        scale(m * n, 1.0f / (largest(m * n, x) + TINIEST), x);
+        trace = gram(m, n, tall, x, panel, a);
+        if (!(trace > 0.0f))
+            return; /* nothing but zeros */
+    }
+    scale(size, 1.0f / trace, a);
+    (near_square ? iterate : compose)(m, n, tall, trace, x, a, p, panel);
 }
