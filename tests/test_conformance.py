@@ -55,6 +55,14 @@ def test_what_is_not_passed_is_counted_with_its_reason(conformance: ModuleType, 
     assert "| closures | ✓ |" in conformance.matrix(record)
 
 
+def test_checks_made_again_replace_the_old_ones_and_no_others(conformance: ModuleType) -> None:
+    old = {"optimizers": [{"label": "A", "version": "1", "checks": {"f": {"x": "bad", "y": ""}}}]}
+    again = [{"label": label, "version": "2", "checks": {"f": {"x": ""}}} for label in ("A", "B")]
+    assert conformance.updated(old, again) == [
+        {"label": "A", "version": "2", "checks": {"f": {"x": "", "y": ""}}}, again[1],
+    ]  # fmt: skip
+
+
 def test_a_check_runs_in_a_process_of_its_own(conformance: ModuleType) -> None:
     found = conformance.judge("SGD", "test_it_can_be_printed or test_torch_states and test_a_step_leaves_state")
     assert found["test_torch_behaviours"] == {"it can be printed": ""}
