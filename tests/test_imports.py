@@ -50,6 +50,8 @@ STOPPERS = {
     "stopping.stopper",
     "stopping.weights",
 }
+TUNER = {"tuner.knowledge", "tuner.result"}
+"""What the tuner's results are read with."""
 
 
 def module_of(path: Path) -> str:
@@ -91,7 +93,7 @@ def test_runtime_arm_imports_no_training() -> None:
 def test_integrations_need_the_runtime_arm_only() -> None:
     ours = {m for m in GRAPH if m.startswith("integrations.")}
     assert {"integrations.lightning", "integrations.transformers", "integrations.skorch"} <= ours
-    assert {f for m in ours for f in GRAPH[m]} <= RUNTIME | STOPPERS | ours | {"integrations"}
+    assert {f for m in ours for f in GRAPH[m]} <= RUNTIME | STOPPERS | TUNER | ours | {"integrations"}
 
 
 def test_stoppers_need_no_training() -> None:
