@@ -1,7 +1,7 @@
 """Pruners on studies replayed from recorded runs of held-out data, through Optuna itself.
 
-    learnopt record /tmp/corpus --tasks held_out --optimizers adamw,sgd --rates 20 --seeds 3
-    python benchmarks/pruners.py /tmp/corpus --out results/stopper
+    learnopt record corpus --tasks held_out --optimizers adamw --rates 20 --seeds 3  # and meta_valid
+    python benchmarks/pruners.py corpus --out results/stopper
 
 A study draws its trials from one task's recorded runs (learning rate, schedule, weight decay, optimizer, seed) at
 random; every pruner gets the same trials in the same order. A trial reports its recorded validation losses and returns

@@ -1,7 +1,7 @@
 """Stopping rules on recorded runs of held-out data: compute against what is given away.
 
-    learnopt record /tmp/corpus --tasks held_out --optimizers adamw,sgd --rates 20 --seeds 3
-    python benchmarks/stopping_rules.py /tmp/corpus --out results/stopper
+    learnopt record corpus --tasks held_out --optimizers adamw --rates 20 --seeds 3  # and meta_valid
+    python benchmarks/stopping_rules.py corpus --out results/stopper
 
 Every task counts alike; intervals are 95 % bootstraps over tasks. Writes `stopping.json` and `stopping.png`.
 """

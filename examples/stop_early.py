@@ -12,7 +12,7 @@ from learnopt.stopping import LearnedStopper, Patience
 
 
 def main(steps: int = 300) -> float:
-    """Train a classifier of digits for at most `steps` passes; returns its accuracy on the rows held out to stop by."""
+    """Train on digits for at most `steps` passes with Adam; returns the accuracy on the rows held out to stop by."""
     X, y = load_digits(return_X_y=True)
     train_X, test_X, train_y, test_y = train_test_split(X / 16, y, random_state=0)
     x, held_out = (torch.from_numpy(part).float() for part in (train_X, test_X))
