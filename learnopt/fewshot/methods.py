@@ -1,0 +1,8 @@
+"""The meta-learners by name."""
+
+from __future__ import annotations
+
+from learnopt.fewshot.learner import Learner
+from learnopt.fewshot.maml import ANIL, FOMAML, MAML, MetaSGD
+
+METHODS: dict[str, type[Learner]] = {m.name: m for m in (MAML, FOMAML, ANIL, MetaSGD)}
