@@ -36,7 +36,7 @@ class Fitting:
         restore: puts saved tensors back.
         out: folder of the checkpoint; None keeps none.
         rows: one per meta-step.
-        seconds: spent on meta-steps, over all sessions.
+        seconds: of processor time spent on meta-steps, over all sessions.
     """
 
     config: dict[str, Any]
@@ -58,11 +58,11 @@ class Fitting:
                 self._resume()
             stopped = stack.enter_context(_deferred_interrupt())
             show = stack.enter_context(_bar(title, meta_steps, len(self.rows), progress))
-            saved = began = time.monotonic()
+            saved, began = time.monotonic(), time.process_time()
             while len(self.rows) < meta_steps and not stopped.is_set():
                 self.rows.append(step(len(self.rows)))
-                now = time.monotonic()
-                self.seconds, began = self.seconds + now - began, now
+                now, used = time.monotonic(), time.process_time()
+                self.seconds, began = self.seconds + used - began, used
                 show(self.rows[-1])
                 if self.out is not None and now - saved >= self.checkpoint_seconds:
                     self.save()
