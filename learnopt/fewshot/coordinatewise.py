@@ -1,4 +1,4 @@
-"""What learned rules that look at one coordinate at a time share: preprocessed inputs, an LSTM cell, flat parameters."""
+"""What rules that look at one coordinate at a time share: preprocessed inputs, an LSTM cell, flat parameters."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def preprocess(values: Tensor) -> Tensor:
 
 def lstm_weights(inputs: int, hidden: int, generator: torch.Generator) -> Params:
     """Weights of an LSTM cell, uniform within `hidden ** -0.5` as torch's; a forget bias of 1."""
-    bound = hidden**-0.5
+    bound: float = hidden**-0.5
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator) * 2 * bound - bound
+        return (2 * torch.rand(*shape, generator=generator) - 1) * bound
 
     bias = uniform(4 * hidden)
     bias[hidden : 2 * hidden] += 1

@@ -92,7 +92,8 @@ def _zeros(gain: Array) -> Array:
     last = (gain > 0).sum(0) - 1
     columns = np.arange(gain.shape[1])
     above, below = gain[last, columns], gain[last + 1, columns]
-    return (last + above / (above - below)) / (GRID - 1)
+    zeros: Array = (last + above / (above - below)) / (GRID - 1)
+    return zeros
 
 
 def optimal_value(arms: int, pulls: int) -> float:

@@ -39,7 +39,7 @@ class LSTMRule(Rule):
 
     def init(self, params: Params) -> State:
         zeros = flat(params).new_zeros(sum(p.numel() for p in params.values()), self.hidden)
-        return {layer: (zeros, zeros) for layer in LAYERS}
+        return dict.fromkeys(LAYERS, (zeros, zeros))
 
     def step(self, theta: Params, params: Params, grads: Params, state: State, loss: Tensor) -> tuple[Params, State]:
         x, new = preprocess(flat(grads)), {}

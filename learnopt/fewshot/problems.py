@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -79,7 +80,7 @@ class DigitsMLP:
     def start(self, seed: int, count: int) -> Params:
         g, sizes = generator("digits start", seed), (64, self.hidden, 10)
         params: Params = {}
-        for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for i, (n, m) in enumerate(pairwise(sizes)):
             params[f"w{i}"] = (torch.rand(count, n, m, generator=g) * 2 - 1) * n**-0.5
             params[f"b{i}"] = torch.zeros(count, m)
         return params
