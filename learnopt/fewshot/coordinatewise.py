@@ -25,7 +25,10 @@ def preprocess(values: Tensor) -> Tensor:
 
 
 def lstm_weights(inputs: int, hidden: int, generator: torch.Generator) -> Params:
-    """Weights of an LSTM cell, uniform within `hidden ** -0.5` as torch's; a forget bias of 1."""
+    """Weights of an LSTM cell, uniform within `hidden ** -0.5` as torch's; a forget bias of 1.
+
+    Columns are the gates for input, forgetting and output, and the new content.
+    """
     bound: float = hidden**-0.5
 
     def uniform(*shape: int) -> Tensor:
@@ -38,9 +41,11 @@ def lstm_weights(inputs: int, hidden: int, generator: torch.Generator) -> Params
 
 def lstm_cell(w: Params, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """One step of an LSTM with explicit gates, which `vmap` can map: `x` `(P, inputs)`, `h` and `c` `(P, hidden)`."""
-    i, f, g, o = torch.addmm(torch.addmm(w["bias"], x, w["input"]), h, w["hidden"]).chunk(4, -1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
+    hidden = h.shape[-1]
+    inner = torch.cat([x, h], -1) @ torch.cat([w["input"], w["hidden"]]) + w["bias"]
+    i, f, o = torch.sigmoid(inner[..., : 3 * hidden]).split(hidden, -1)
+    c = f * c + i * torch.tanh(inner[..., 3 * hidden :])
+    return o * torch.tanh(c), c
 
 
 def flat(params: Params) -> Tensor:

@@ -14,6 +14,9 @@ from torch import Tensor
 GROWN = 2.0
 """Adaptation has failed where the support loss is more than so many times what it was before, or not finite."""
 
+EVALUATED_AT_ONCE = 100
+"""Tasks that are held in memory together."""
+
 NORMAL = 1.96
 """Half width of a 95 % interval in standard errors."""
 

@@ -36,7 +36,7 @@ class Fitting:
         restore: puts saved tensors back.
         out: folder of the checkpoint; None keeps none.
         rows: one per meta-step.
-        seconds: of processor time spent on meta-steps, over all sessions.
+        cpu_seconds: processor time of the meta-steps, over all sessions.
     """
 
     config: dict[str, Any]
@@ -45,7 +45,7 @@ class Fitting:
     out: Path | None = None
     checkpoint_seconds: float = 60.0
     rows: list[Row] = field(default_factory=list)
-    seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
     def run(self, step: Callable[[int], Row], meta_steps: int, title: str, progress: bool) -> list[Row]:
         """Call `step` with 0, 1, ... up to `meta_steps`, from the checkpoint on; returns all rows.
@@ -61,8 +61,8 @@ class Fitting:
             saved, began = time.monotonic(), time.process_time()
             while len(self.rows) < meta_steps and not stopped.is_set():
                 self.rows.append(step(len(self.rows)))
-                now, used = time.monotonic(), time.process_time()
-                self.seconds, began = self.seconds + used - began, used
+                now, spent = time.monotonic(), time.process_time()
+                self.cpu_seconds, began = self.cpu_seconds + spent - began, spent
                 show(self.rows[-1])
                 if self.out is not None and now - saved >= self.checkpoint_seconds:
                     self.save()
@@ -76,7 +76,7 @@ class Fitting:
     def save(self) -> None:
         """Write the checkpoint, if there is a folder for it."""
         if self.out is not None:
-            card = {"config": self.config, "rows": self.rows, "seconds": self.seconds}
+            card = {"config": self.config, "rows": self.rows, "cpu_seconds": self.cpu_seconds}
             storage.write(self.out / FILE, self.tensors(), card)
 
     def _resume(self) -> None:
@@ -90,7 +90,7 @@ class Fitting:
             what = ", ".join(f"{k} {was.get(k)!r} -> {now.get(k)!r}" for k in now | was if was.get(k) != now.get(k))
             raise ValueError(f"{str(self.out)!r} holds a run with other settings ({what}); choose another folder")
         self.restore(tensors)
-        self.rows, self.seconds = card["rows"], card["seconds"]
+        self.rows, self.cpu_seconds = card["rows"], card["cpu_seconds"]
 
 
 @contextmanager

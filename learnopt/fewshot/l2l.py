@@ -16,15 +16,17 @@ from torch.utils._pytree import tree_map
 from learnopt.fewshot.engine import OverTasks, Unrolled, detached, unroll
 from learnopt.fewshot.fitting import Row
 from learnopt.fewshot.meta_trained import MetaTrained, check_whole
-from learnopt.fewshot.problems import Problems
+from learnopt.fewshot.optimizees import Problems
 from learnopt.fewshot.rules import Params, Rule, State
 from learnopt.task import seed_of
 
 OBJECTIVES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda losses: losses.mean(),
+    "log-mean": lambda losses: losses.mean(0).log().mean(),
     "log": lambda losses: (losses + 1e-6).log().mean(),
 }
-"""Meta-loss of all losses of a window, `(B, T)`."""
+"""Meta-loss of all losses of a window, `(B, T)`: their mean, as published; the mean over problems at each step in logs,
+so that late steps with small losses count as early ones do; or each problem in logs, so that hard ones do not rule."""
 
 
 class L2L(MetaTrained):
@@ -35,7 +37,7 @@ class L2L(MetaTrained):
         problems: that it is to be good at.
         horizon: steps of every run in training.
         window: steps between two updates of the weights; the graph is cut there.
-        objective: "mean" of the losses, as published, or of their "log", to which all orders of magnitude count alike.
+        objective: "mean", "log-mean" or "log", see `OBJECTIVES`.
         meta_lr: of Adam on the weights.
         meta_schedule: its course over `fit`: constant, linear or cosine, to zero.
 

@@ -14,13 +14,10 @@ from torch import Tensor, nn
 from learnopt.fewshot.admission import admit, check_forward
 from learnopt.fewshot.engine import OverTasks
 from learnopt.fewshot.episode import Episode, EpisodeSource, as_source, check
-from learnopt.fewshot.evaluation import Evaluation, joined
+from learnopt.fewshot.evaluation import EVALUATED_AT_ONCE, Evaluation, joined
 from learnopt.fewshot.fitting import Row
 from learnopt.fewshot.meta_trained import MetaTrained, check_whole
 from learnopt.task import seed_of
-
-EVALUATED_AT_ONCE = 100
-"""Tasks that `evaluate` holds in memory together."""
 
 OutputLoss = Callable[[Tensor, Tensor], Tensor]
 """Scalar loss of a model's outputs and the labels."""
@@ -44,7 +41,8 @@ class Learner(MetaTrained):
     Attributes:
         over_tasks: how tasks are run; `over_tasks.reason` says why `vmap` could not, where it could not.
         transductive: whether queries of one task see each other, through BatchNorm.
-        history, seconds: rows of the last `fit`, processor time it took.
+        history: rows of the last `fit`.
+        cpu_seconds: processor time that `fit` has spent on meta-steps.
 
     Raises:
         ValueError: the model or a setting cannot be used; the message names it.

@@ -33,7 +33,7 @@ class MetaTrained(ABC):
 
     Attributes:
         history: rows of the last `fit`.
-        seconds: of processor time that `fit` has spent on meta-steps.
+        cpu_seconds: processor time that `fit` has spent on meta-steps.
 
     Raises:
         ValueError: a setting cannot be used; the message names it.
@@ -48,7 +48,7 @@ class MetaTrained(ABC):
             raise ValueError(f"meta_schedule must be one of {', '.join(META_SCHEDULES)}, got {meta_schedule!r}")
         self.meta_lr, self.meta_schedule = meta_lr, meta_schedule
         self.history: list[Row] = []
-        self.seconds = 0.0
+        self.cpu_seconds = 0.0
 
     @abstractmethod
     def slow(self) -> dict[str, Tensor]:
@@ -108,7 +108,7 @@ class MetaTrained(ABC):
         try:
             self.history = fitting.run(one, meta_steps, self.name, progress)
         finally:
-            self.seconds = fitting.seconds
+            self.cpu_seconds = fitting.cpu_seconds
         if skipped := sum(row.get("skipped", 0) for row in self.history):
             warnings.warn(f"{skipped} of {meta_steps} meta-steps were skipped: their meta-gradient was not finite; "
                           "lower the inner rate or the number of steps", RuntimeWarning, stacklevel=3)  # fmt: skip
@@ -116,7 +116,9 @@ class MetaTrained(ABC):
 
     def save(self, path: str | Path) -> Path:
         """Write all slow tensors and a card to a safetensors file."""
-        return storage.write(Path(path), dict(self.slow()), {"settings": self.settings(), "seconds": self.seconds})
+        return storage.write(
+            Path(path), dict(self.slow()), {"settings": self.settings(), "cpu_seconds": self.cpu_seconds}
+        )
 
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote into this learner.

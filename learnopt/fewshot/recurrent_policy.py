@@ -10,7 +10,7 @@ from learnopt.fewshot.bandits import Play
 
 
 class RecurrentPolicy(nn.Module):
-    """From what each pull paid to the next arm and to what the rest will be worth.
+    """From what each pull paid to the next arm and to the regret that is still to come, as a value.
 
     Both heads start at zero: a policy that begins sure of anything stops exploring before it has learned to.
 

@@ -24,8 +24,6 @@ VALUE, ENTROPY = 0.5, 0.01
 """Weights of the value's loss and of the policy's entropy, which falls to zero over training."""
 LONGEST = 1.0
 """Norm that gradients are cut to."""
-PRIOR = 0.5
-"""What a pull of an unknown arm pays."""
 
 
 class Batch(NamedTuple):
@@ -125,7 +123,7 @@ class RL2(MetaTrained):
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
             fresh = Bandits.sample(bandits, self.arms, generator)
             played = play(self.agent(greedy=False), fresh, self.pulls, generator)
-            batch, entropy, row = self.batch(played), ENTROPY * (1 - k / meta_steps), {}
+            batch, entropy, row = self.batch(played, fresh), ENTROPY * (1 - k / meta_steps), {}
             for _ in range(epochs):
                 for index in torch.randperm(bandits, generator=generator).chunk(minibatches):
                     row = self._improve(batch.rows(index), entropy, optimizer)
@@ -136,25 +134,21 @@ class RL2(MetaTrained):
         return self.outer_loop(step, meta_steps, config, seed=seed, out=out, progress=progress)
 
     @torch.no_grad()
-    def batch(self, played: Play) -> Batch:
-        """What the policy can learn from a play of its own."""
+    def batch(self, played: Play, bandits: Bandits) -> Batch:
+        """What the policy can learn from a play of its own.
+
+        It is judged by its regret, which training knows: what an arm pays on average less what the best one does. That
+        differs from what was paid by nothing that the policy can change, and varies far less from bandit to bandit.
+        The value head speaks in units of sqrt(pulls): in those of a pull its loss would drown the policy's.
+        """
         seen = self.network.inputs(played)
         logits, raw, _ = self.network(seen)
-        base, unit = self._units()
-        values = base + unit * raw
-        found = advantages(played.rewards, values, self.discount, self.trace)
-        targets = (found + values - base) / unit
+        unit = math.sqrt(self.pulls)
+        expected = bandits.probabilities.gather(1, played.actions.mT).mT
+        found = advantages(expected - bandits.probabilities.amax(1), unit * raw, self.discount, self.trace)
+        targets = found / unit + raw
         chosen = logits.log_softmax(-1).gather(-1, played.actions[..., None]).squeeze(-1)
         return Batch(seen, played.actions, chosen, (found - found.mean()) / (found.std() + 1e-8), targets)
-
-    def _units(self) -> tuple[Tensor, float]:
-        """The value head speaks in deviations from unknown arms' pay, `(T, 1)`, in units of sqrt(pulls).
-
-        Returns grow with the pulls that are left; in their own unit the value's loss would drown the policy's.
-        """
-        left = torch.arange(self.pulls, 0, -1)[:, None]
-        worth = left.float() if self.discount == 1 else (1 - self.discount**left) / (1 - self.discount)
-        return PRIOR * worth, math.sqrt(self.pulls)
 
     def loss(self, batch: Batch, entropy: float) -> Tensor:
         """PPO's clipped loss, with that of the value and a bonus for the policy's entropy; shape `()`."""
