@@ -1,4 +1,4 @@
-"""The command line: `learnopt compare`, `report`, `meta-train`, `stop-train`, `inspect`."""
+"""The command line: `learnopt compare`, `report`, `meta-train`, `stop-train`, `inspect`, `fewshot`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from learnopt.cli_compare import compare_command, report_command
+from learnopt.cli_fewshot import fewshot_app
 from learnopt.cli_inspect import inspect_command
 from learnopt.cli_meta_train import meta_train
 from learnopt.cli_stop_train import stop_train_command
@@ -25,6 +26,7 @@ app.command("report")(report_command)
 app.command("meta-train")(meta_train)
 app.command("stop-train")(stop_train_command)
 app.command("inspect")(inspect_command)
+app.add_typer(fewshot_app, name="fewshot")
 
 USAGE, INTERRUPTED = 2, 130
 """Exit codes."""

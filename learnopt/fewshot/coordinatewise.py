@@ -43,7 +43,7 @@ def lstm_cell(w: Params, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tenso
     """One step of an LSTM with explicit gates, which `vmap` can map: `x` `(P, inputs)`, `h` and `c` `(P, hidden)`."""
     hidden = h.shape[-1]
     inner = torch.cat([x, h], -1) @ torch.cat([w["input"], w["hidden"]]) + w["bias"]
-    i, f, o = torch.sigmoid(inner[..., : 3 * hidden]).split(hidden, -1)
+    i, f, o = torch.split(torch.sigmoid(inner[..., : 3 * hidden]), hidden, -1)
     c = f * c + i * torch.tanh(inner[..., 3 * hidden :])
     return o * torch.tanh(c), c
 

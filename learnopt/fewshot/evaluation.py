@@ -66,7 +66,7 @@ class Evaluation:
 
 def moments(values: Tensor) -> dict[str, float | None]:
     """Mean, half width of its 95 % interval (normal, over tasks) and median; None for what is not finite."""
-    x = values.double()
+    x = values.double().nan_to_num(nan=math.inf)
     half = NORMAL * float(x.std()) / math.sqrt(len(x)) if len(x) > 1 else math.nan
     found = {"mean": float(x.mean()), "half": half, "median": float(x.median())}
     return {k: v if math.isfinite(v) else None for k, v in found.items()}

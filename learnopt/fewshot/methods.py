@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from learnopt.fewshot.learner import Learner
 from learnopt.fewshot.maml import ANIL, FOMAML, MAML, MetaSGD
+from learnopt.fewshot.metric import Prototypical, Siamese
+from learnopt.fewshot.reptile import Reptile
 
-METHODS: dict[str, type[Learner]] = {m.name: m for m in (MAML, FOMAML, ANIL, MetaSGD)}
+METHODS: dict[str, type[Learner]] = {m.name: m for m in (MAML, FOMAML, ANIL, MetaSGD, Reptile, Siamese, Prototypical)}

@@ -98,4 +98,5 @@ class BestPossible(ItemMeans):
         rest = e.support_y[..., 0] - MEAN - quality[e.support_x]
         precision = seen.mT @ seen / NOISE**2 + torch.eye(self.ratings.rank)
         taste = torch.linalg.solve(precision, (seen.mT @ rest[..., None]) / NOISE**2)
-        return super().predict(e) + (traits[e.query_x] @ taste)[..., 0]
+        personal: Tensor = traits[e.query_x] @ taste
+        return super().predict(e) + personal[..., 0]
