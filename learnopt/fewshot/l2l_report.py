@@ -11,7 +11,7 @@ from torch import Tensor
 
 from learnopt.fewshot.evaluation import moments
 from learnopt.fewshot.l2l import losses
-from learnopt.fewshot.learned_rule import LearnedRule
+from learnopt.fewshot.learned import LearnedRule
 from learnopt.fewshot.optimizees import Problems
 from learnopt.fewshot.rules import SGD, Adam, Params, RMSprop, Rule
 from learnopt.task import seed_of
@@ -89,7 +89,7 @@ def shipped_rows(setting: Setting) -> list[Row]:
         began = time.process_time()
         found, run = {}, torch.empty(0)
         for mark in setting.marks if told else setting.marks[-1:]:
-            rule = LearnedRule(mark if told else None)
+            rule = LearnedRule(mark) if told else LearnedRule()
             run = setting.courses(rule, rule.theta({"any": torch.zeros(1)}), "test", mark)
             found[mark] = run[:, mark]
         if not told:

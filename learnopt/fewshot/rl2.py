@@ -139,13 +139,15 @@ class RL2(MetaTrained):
 
         It is judged by its regret, which training knows: what an arm pays on average less what the best one does. That
         differs from what was paid by nothing that the policy can change, and varies far less from bandit to bandit.
-        The value head speaks in units of sqrt(pulls): in those of a pull its loss would drown the policy's.
+        The value head says how far a bandit is from the mean of them all at that pull, in units of sqrt(pulls): in those
+        of a pull, and with the mean to be learned, its loss would drown the policy's.
         """
         seen = self.network.inputs(played)
         logits, raw, _ = self.network(seen)
         unit = math.sqrt(self.pulls)
-        expected = bandits.probabilities.gather(1, played.actions.mT).mT
-        found = advantages(expected - bandits.probabilities.amax(1), unit * raw, self.discount, self.trace)
+        pay = bandits.probabilities.gather(1, played.actions.mT).mT - bandits.probabilities.amax(1)
+        usual = advantages(pay, torch.zeros_like(pay), self.discount, 1.0).mean(1, keepdim=True)
+        found = advantages(pay, usual + unit * raw, self.discount, self.trace)
         targets = found / unit + raw
         chosen = logits.log_softmax(-1).gather(-1, played.actions[..., None]).squeeze(-1)
         return Batch(seen, played.actions, chosen, (found - found.mean()) / (found.std() + 1e-8), targets)
