@@ -23,7 +23,7 @@ def test_indices_are_the_published_ones() -> None:
 
 
 def test_index_is_where_value_iteration_is_indifferent() -> None:
-    """Restart formulation (Katehakis and Veinott 1987): (1 - discount) times the value of playing with free restarts."""
+    """Restart formulation (Katehakis and Veinott 1987): (1 - discount) times the value of play with free restarts."""
     discount, depth, start = 0.8, 60, (1, 2)
     value = np.zeros((depth + 1, depth + 1))
     for _ in range(120):
@@ -57,7 +57,7 @@ def brute_force(counts: tuple[tuple[int, int], ...], left: int) -> float:
     best = 0.0
     for i, (s, f) in enumerate(counts):
         mean = (s + 1) / (s + f + 2)
-        won, lost = (counts[:i] + (new,) + counts[i + 1 :] for new in ((s + 1, f), (s, f + 1)))
+        won, lost = ((*counts[:i], new, *counts[i + 1 :]) for new in ((s + 1, f), (s, f + 1)))
         best = max(best, mean * (1 + brute_force(won, left - 1)) + (1 - mean) * brute_force(lost, left - 1))
     return best
 

@@ -6,6 +6,7 @@ differentiate it to the initialisation, learned optimizers to the rule's own wei
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +17,7 @@ from torch.func import grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from learnopt.fewshot.normalisation import ElementaryNorms
 from learnopt.fewshot.rules import Params, Rule, State
 
 Result = TypeVar("Result")
@@ -83,7 +85,8 @@ class OverTasks:
             shared: the same for all tasks.
             each: a tree of tensors with a leading task dimension.
         """
-        with twice_differentiable():
+        with twice_differentiable(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")  # slow, not wrong
             if self.vectorise is not None:
                 return _vmapped(one, shared, each) if self.vectorise else _looped(one, shared, each)
             try:
@@ -111,11 +114,11 @@ def _looped(one: Callable[[Any, Any], Result], shared: Any, each: Any) -> Result
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Kernels that have second derivatives: attention by matrix products, no fused Transformer layers."""
+    """Kernels that have right second derivatives: no fused attention, Transformer layers or norms."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), ElementaryNorms():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -24,8 +24,6 @@ from learnopt.task import seed_of
 class Measured(Protocol):
     """What a row of the table is made from: a `Learner`, or a baseline that learns nothing."""
 
-    name: str
-
     def evaluate(self, tasks: EpisodeSource, count: int = ..., *, seed: int = ...) -> Evaluation: ...
 
 

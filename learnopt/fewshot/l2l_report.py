@@ -53,7 +53,7 @@ class Setting(NamedTuple):
         return losses(rule, theta, self.problems, seed_of("l2l", part), count, (steps or self.marks[-1]) + 1)
 
 
-def rival_rows(setting: Setting, note: Callable[[str], None] = lambda text: None) -> list[Row]:
+def rival_rows(setting: Setting, title: str, note: Callable[[str], None]) -> list[Row]:
     """A row per hand-designed rule; each mark has the rate that was best there on the problems for tuning."""
     rows = []
     for name, make in RIVALS.items():
@@ -64,7 +64,7 @@ def rival_rows(setting: Setting, note: Callable[[str], None] = lambda text: None
         found = {mark: runs[i][:, mark] for mark, i in best.items()}
         row = _row(name, found, runs[best[setting.marks[-1]]], time.process_time() - began)
         rows.append(row | {"rates": {str(mark): round(RATES[i], 6) for mark, i in best.items()}})
-        note(name)
+        note(f"{title}: {name} tuned")
     return rows
 
 

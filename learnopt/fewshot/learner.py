@@ -36,6 +36,7 @@ class Learner(MetaTrained):
         loss: scalar loss of outputs and labels; None: by the labels, see `default_loss`.
         meta_lr: learning rate of the outer loop (Adam, unless a learner says otherwise).
         meta_schedule: its course over `fit`: constant, linear or cosine, to zero.
+        clip: largest norm of a meta-gradient; longer ones are cut to it.
         vectorise: tasks by `vmap` (True), in a loop (False), or whichever torch can (None).
 
     Attributes:
@@ -50,9 +51,9 @@ class Learner(MetaTrained):
 
     def __init__(
         self, model: nn.Module, *, loss: OutputLoss | None = None, meta_lr: float = 1e-3,
-        meta_schedule: str = "constant", vectorise: bool | None = None,
+        meta_schedule: str = "constant", clip: float | None = None, vectorise: bool | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(meta_lr=meta_lr, meta_schedule=meta_schedule)
+        super().__init__(meta_lr=meta_lr, meta_schedule=meta_schedule, clip=clip)
         self.transductive = admit(model)
         self.model, self.loss = model, loss or default_loss
         self.over_tasks = OverTasks(vectorise)

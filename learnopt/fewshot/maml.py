@@ -42,6 +42,8 @@ class InnerLoop(Learner):
         super().__init__(model, **rest)
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"steps must be a whole number of 1 or more, got {steps!r}")
+        if second_order and not rule.twice_differentiable:
+            raise ValueError(f"{type(rule).__name__} has no second derivatives: pass second_order=False, or use FOMAML")
         self.rule, self.steps, self.second_order = rule, steps, second_order
         self.fast_names = fast_names(model, adapted)
         made = rule.theta(self._initial()[0])

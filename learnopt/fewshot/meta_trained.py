@@ -30,6 +30,7 @@ class MetaTrained(ABC):
     Args:
         meta_lr: learning rate of the outer loop (Adam, unless a learner says otherwise).
         meta_schedule: its course over `fit`: constant, linear or cosine, to zero.
+        clip: largest norm of a meta-gradient; longer ones are cut to it.
 
     Attributes:
         history: rows of the last `fit`.
@@ -41,12 +42,14 @@ class MetaTrained(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, *, meta_lr: float, meta_schedule: str) -> None:
+    def __init__(self, *, meta_lr: float, meta_schedule: str, clip: float | None = None) -> None:
         if not meta_lr > 0:
             raise ValueError(f"meta_lr must be above 0, got {meta_lr!r}")
         if meta_schedule not in META_SCHEDULES:
             raise ValueError(f"meta_schedule must be one of {', '.join(META_SCHEDULES)}, got {meta_schedule!r}")
-        self.meta_lr, self.meta_schedule = meta_lr, meta_schedule
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip must be above 0, got {clip!r}")
+        self.meta_lr, self.meta_schedule, self.clip = meta_lr, meta_schedule, clip
         self.history: list[Row] = []
         self.cpu_seconds = 0.0
 
@@ -57,7 +60,7 @@ class MetaTrained(ABC):
     def settings(self) -> dict[str, Any]:
         """What defines the learner, for checkpoints and cards: plain values."""
         return {
-            "method": self.name, "meta_lr": self.meta_lr, "meta_schedule": self.meta_schedule,
+            "method": self.name, "meta_lr": self.meta_lr, "meta_schedule": self.meta_schedule, "clip": self.clip,
             "shapes": {n: list(p.shape) for n, p in self.slow().items()},
         }  # fmt: skip
 
@@ -72,7 +75,7 @@ class MetaTrained(ABC):
         if not math.isfinite(norm):
             return row | {"skipped": 1}
         for p, g in zip(self.slow().values(), gradients, strict=True):
-            p.grad = g
+            p.grad = g if self.clip is None or norm <= self.clip else g * (self.clip / norm)
         optimizer.step()
         optimizer.zero_grad()
         return row

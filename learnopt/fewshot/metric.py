@@ -19,6 +19,7 @@ from torch.func import functional_call
 from learnopt.fewshot.episode import Episode, EpisodeSource, check, check_pairs
 from learnopt.fewshot.learner import Learner
 from learnopt.fewshot.rules import Params
+from learnopt.task import seed_of
 
 VERIFIED_AT_ONCE = 50
 """Tasks whose pairs `Siamese.verify` holds in memory together."""
@@ -39,7 +40,8 @@ class Classifier(nn.Module):
         self.register_buffer("labels", y.clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._score(self._scale, self.support, self.labels, self.embedding(x), self._ways)
+        logits: Tensor = self._score(self._scale, self.support, self.labels, self.embedding(x), self._ways)
+        return logits
 
 
 class MetricLearner(Learner):
@@ -83,7 +85,7 @@ class MetricLearner(Learner):
         check_pairs(x, y, "support")
         ways_of(y[None])
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed_of("adapt"))
             return Classifier(self, x.to(self.device), y.to(self.device))
 
     def _task_loss(self, e: Episode, scale: Params, ways: int, support: Tensor, queries: Tensor) -> Any:

@@ -22,8 +22,6 @@ CLIP = 0.2
 """A minibatch's policy is moved no further than this in the ratio of its probabilities."""
 VALUE, ENTROPY = 0.5, 0.01
 """Weights of the value's loss and of the policy's entropy, which falls to zero over training."""
-LONGEST = 1.0
-"""Norm that gradients are cut to."""
 
 
 class Batch(NamedTuple):
@@ -62,6 +60,7 @@ class RL2(MetaTrained):
         discount, trace: of the generalised advantages.
         seed: of the initial weights.
         meta_lr: of Adam; falls linearly to zero unless `meta_schedule` says otherwise.
+        clip: norm that gradients are cut to.
 
     Attributes:
         network: the policy; its state is what it has learned of a bandit.
@@ -75,8 +74,9 @@ class RL2(MetaTrained):
     def __init__(
         self, arms: int = 5, pulls: int = 10, *, hidden: int = 64, discount: float = 0.99, trace: float = 0.9,
         seed: int = 0, meta_lr: float = 1e-3, meta_schedule: str = "linear",
+        clip: float | None = 1.0,
     ) -> None:  # fmt: skip
-        super().__init__(meta_lr=meta_lr, meta_schedule=meta_schedule)
+        super().__init__(meta_lr=meta_lr, meta_schedule=meta_schedule, clip=clip)
         check_whole(arms=arms, pulls=pulls, hidden=hidden)
         if arms < 2:
             raise ValueError(f"a bandit needs at least 2 arms, got {arms}")
@@ -139,8 +139,8 @@ class RL2(MetaTrained):
 
         It is judged by its regret, which training knows: what an arm pays on average less what the best one does. That
         differs from what was paid by nothing that the policy can change, and varies far less from bandit to bandit.
-        The value head says how far a bandit is from the mean of them all at that pull, in units of sqrt(pulls): in those
-        of a pull, and with the mean to be learned, its loss would drown the policy's.
+        The value head says how far a bandit is from the mean of them all at that pull, in units of sqrt(pulls): in
+        those of a pull, and with the mean to be learned, its loss would drown the policy's.
         """
         seen = self.network.inputs(played)
         logits, raw, _ = self.network(seen)
@@ -164,7 +164,4 @@ class RL2(MetaTrained):
 
     def _improve(self, batch: Batch, entropy: float, optimizer: torch.optim.Optimizer) -> Row:
         loss = self.loss(batch, entropy)
-        gradients = torch.autograd.grad(loss, list(self.slow().values()))
-        norm = float(torch.stack([g.norm() for g in gradients]).norm())
-        cut = min(1.0, LONGEST / norm) if norm > 0 else 1.0
-        return self.update(float(loss.detach()), [g * cut for g in gradients], optimizer)
+        return self.update(float(loss.detach()), torch.autograd.grad(loss, list(self.slow().values())), optimizer)

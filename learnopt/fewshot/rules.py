@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,13 @@ State = Any
 
 
 class Rule(ABC):
-    """How fast parameters move. Pure: what changes is in the state, what is learned is in `theta`."""
+    """How fast parameters move. Pure: what changes is in the state, what is learned is in `theta`.
+
+    Attributes:
+        twice_differentiable: whether a step has derivatives with respect to its gradients that are finite everywhere.
+    """
+
+    twice_differentiable: ClassVar[bool] = True
 
     def theta(self, params: Params) -> Params:
         """Initial values of the rule's own slow weights for these parameters; empty for a rule that learns nothing."""

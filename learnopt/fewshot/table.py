@@ -102,13 +102,12 @@ def markdown(experiment: Experiment, found: Sequence[Row], verified: Sequence[Ro
         steps = "" if row["steps"] is None else row["steps"]
         lines.append(
             f"| {row['entry']} | {row['test']} | {steps} | {number(experiment.metric, row['mean'])}{half} "
-            f"| {number(experiment.metric, row['median'])} | {seeds} | {row['failed'] or ''} | {row['cpu_minutes']:.1f} "
-            f"| {row['published']} |"
+            f"| {number(experiment.metric, row['median'])} | {seeds} | {row['failed'] or ''} "
+            f"| {row['cpu_minutes']:.1f} | {row['published']} |"
         )
-    for row in verified:
-        lines += ["" if row is verified[0] else ""]
-        lines.append(
-            f"{row['entry']}, verification of {row['pairs']:.0f} pairs, {row['test']}: accuracy "
-            f"{100 * row['accuracy']:.1f} %, area under the curve {row['auc']:.3f}"
-        )
+    lines += [
+        f"\n{row['entry']}, verification of {row['pairs']:.0f} pairs, {row['test']}: accuracy "
+        f"{100 * row['accuracy']:.1f} %, area under the curve {row['auc']:.3f}"
+        for row in verified
+    ]
     return "\n".join(lines) + "\n"

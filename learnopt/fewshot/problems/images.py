@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -70,51 +70,46 @@ def entries(
     }
     everything = {name: source for group in tests.values() for name, source in group.items()}
     many = FewShot(*train, 20, 1, QUERIES, turned=turned)
-    falling: dict[str, Any] = {"meta_schedule": "cosine"}
     found = [Entry("raw-pixels", lambda seed: RawPixels(), everything)]
     for kind in (Prototypical, Siamese):
-        steps, make = max(1, round(2000 * scale)), _metric(kind, size)
-        found.append(Entry(kind.name, make, everything, many, steps, 1, published=known.get(kind.name, "")))
+        steps = max(1, round(5000 * scale))
+        found.append(Entry(kind.name, partial(_metric, kind, size), everything, many, steps, 1, published=known.get(kind.name, "")))
     for w in ways:
         suffix = "" if w == ways[0] else f"-{w}"
         own = FewShot(*train, w, 1, QUERIES, turned=turned)
         longer = FewShot(*train, w, 1, REPTILE_SHOTS - 1, turned=turned)
-        makers: dict[str, tuple[Callable[[int], Measured], EpisodeSource | None, int, int, tuple[int, ...]]] = {
-            "scratch": (lambda seed, w=w: Scratch(classifier(size, w), Adam(0.003), 10), None, 0, 20, (0, 10, 20)),
-            "pretrain": (_pretrained(train, w, max(1, round(1500 * scale))), None, 0, 20, (0, 10, 20)),
-            "maml": (
-                lambda seed, w=w: MAML(classifier(size, w), 0.1, 5, **falling), own, 1500, 10, (0, 1, 5, 10)
-            ),
-            "anil": (
-                lambda seed, w=w: ANIL(classifier(size, w), 0.1, 5, **falling), own, 2000, 10, (0, 1, 5, 10)
-            ),
-            "reptile": (_reptile(size, w), longer, 1500, 30, (0, 5, 10, 30)),
-        }  # fmt: skip
-        for name, (maker, source, steps, measured, shown) in makers.items():
+        pretraining = max(1, round(1000 * scale))
+        rows: list[tuple[str, Callable[[int], Measured], EpisodeSource | None, int, int, tuple[int, ...]]] = [
+            ("scratch", partial(_scratch, size, w), None, 0, 20, (0, 10, 20)),
+            ("pretrain", partial(_pretrained, train, w, pretraining), None, 0, 20, (0, 10, 20)),
+            ("maml", partial(_maml, MAML, size, w), own, 800, 10, (0, 1, 5, 10)),
+            ("anil", partial(_maml, ANIL, size, w), own, 1000, 10, (0, 1, 5, 10)),
+            ("reptile", partial(_reptile, size, w), longer, 800, 30, (0, 5, 10, 30)),
+        ]
+        for name, make, source, steps, measured, shown in rows:
             meta_steps = max(1, round(steps * scale * 5 / w)) if source else 0
             text = known.get(name, "")
-            found.append(Entry(name + suffix, maker, tests[w], source, meta_steps, 4, measured, shown, text))
+            found.append(Entry(name + suffix, make, tests[w], source, meta_steps, 4, measured, shown, text))
     return found
 
 
-def _metric(kind: type[Prototypical] | type[Siamese], size: int) -> Callable[[int], Measured]:
-    def make(seed: int) -> Measured:
-        return kind(classifier(size, EMBEDDED), meta_schedule="cosine")
-
-    return make
+def _metric(kind: type[Prototypical] | type[Siamese], size: int, seed: int) -> Measured:
+    return kind(classifier(size, EMBEDDED), meta_schedule="cosine")
 
 
-def _pretrained(train: Images, ways: int, steps: int) -> Callable[[int], Measured]:
-    def make(seed: int) -> Measured:
-        model = pretrain_classifier(body(train[0].shape[-1]), *train, ways, steps=steps, seed=seed)
-        return Pretrained(model, SGD(0.1), 10)
-
-    return make
+def _maml(kind: type[MAML], size: int, ways: int, seed: int) -> Measured:
+    return kind(classifier(size, ways), 0.1, 5, meta_schedule="cosine")
 
 
-def _reptile(size: int, ways: int) -> Callable[[int], Measured]:
-    def make(seed: int) -> Measured:
-        inner = Adam(1e-3, betas=(0.0, 0.999))
-        return Reptile(classifier(size, ways), steps=8, inner_batch=2 * ways, rule=inner, meta_lr=1.0)
+def _scratch(size: int, ways: int, seed: int) -> Measured:
+    return Scratch(classifier(size, ways), Adam(0.003), 10)
 
-    return make
+
+def _pretrained(train: Images, ways: int, steps: int, seed: int) -> Measured:
+    model = pretrain_classifier(body(train[0].shape[-1]), *train, ways, steps=steps, seed=seed)
+    return Pretrained(model, SGD(0.1), 10)
+
+
+def _reptile(size: int, ways: int, seed: int) -> Measured:
+    inner = Adam(1e-3, betas=(0.0, 0.999))
+    return Reptile(classifier(size, ways), steps=8, inner_batch=2 * ways, rule=inner, meta_lr=1.0)

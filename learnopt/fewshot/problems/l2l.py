@@ -75,7 +75,7 @@ def compare(
     for title, problems in {name: plan.train, **plan.transfer}.items():
         setting = Setting(problems, plan.marks, plan.judged, plan.tuning)
         own = learned_row(setting, "lstm", learners[0].rule, [x.theta for x in learners], seconds)
-        rows = rival_rows(setting, lambda rule, title=title: note(f"{title}: {rule} tuned"))
+        rows = rival_rows(setting, title, note)
         for row in rows:
             row["passes_lstm_at"] = crossing(own["course"], row["course"])
         found[title] = [own, *rows, *shipped_rows(setting)]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import nn
 
 from learnopt.fewshot.baselines import Pretrained, Scratch
-from learnopt.fewshot.experiment import Entry
+from learnopt.fewshot.episode import EpisodeSource
+from learnopt.fewshot.experiment import Entry, Measured
 from learnopt.fewshot.maml import ANIL, FOMAML, MAML, MetaSGD
 from learnopt.fewshot.reptile import Reptile
 from learnopt.fewshot.rules import SGD, Adam
@@ -26,17 +30,17 @@ def network() -> nn.Module:
 def entries(random_frequency: bool = False) -> list[Entry]:
     """All learners at the settings of the record."""
     train = Sinusoids(SHOTS, QUERIES, random_frequency)
-    tests = {"10 shots": Sinusoids(SHOTS, 100, random_frequency)}
-    falling = {"meta_schedule": "cosine"}
-    makers = {
-        "maml-1": lambda seed: MAML(network(), 0.01, 1, meta_lr=5e-3, **falling),
-        "maml-5": lambda seed: MAML(network(), 0.01, 5, meta_lr=5e-3, **falling),
-        "fomaml-5": lambda seed: FOMAML(network(), 0.01, 5, meta_lr=5e-3, **falling),
-        "anil-5": lambda seed: ANIL(network(), 0.01, 5, meta_lr=5e-3, **falling),
-        "metasgd-1": lambda seed: MetaSGD(network(), 0.01, 1, meta_lr=5e-3, **falling),
-        "lslr-5": lambda seed: MetaSGD(network(), 0.01, 5, rates="tensor", schedule="tensor", meta_lr=5e-3, **falling),
+    tests: dict[str, EpisodeSource] = {"10 shots": Sinusoids(SHOTS, 100, random_frequency)}
+    falling: dict[str, Any] = {"meta_lr": 5e-3, "meta_schedule": "cosine"}
+    makers: dict[str, Callable[[int], Measured]] = {
+        "maml-1": lambda seed: MAML(network(), 0.01, 1, **falling),
+        "maml-5": lambda seed: MAML(network(), 0.01, 5, **falling),
+        "fomaml-5": lambda seed: FOMAML(network(), 0.01, 5, **falling),
+        "anil-5": lambda seed: ANIL(network(), 0.01, 5, **falling),
+        "metasgd-1": lambda seed: MetaSGD(network(), 0.01, 1, **falling),
+        "lslr-5": lambda seed: MetaSGD(network(), 0.01, 5, rates="tensor", schedule="tensor", **falling),
         "reptile": lambda seed: Reptile(network(), 0.02, 5, inner_batch=10, meta_lr=1.0),
-        "pretrain": lambda seed: Pretrained(network(), SGD(0.01), 1, **falling),
+        "pretrain": lambda seed: Pretrained(network(), SGD(0.01), 1, meta_schedule="cosine"),
         "scratch": lambda seed: Scratch(network(), Adam(0.01), 1),
     }
     published = {

@@ -44,7 +44,7 @@ def glyphs(classes: int, examples: int = 20, *, split: str = "train", seed: int 
     absent = torch.arange(strokes) >= number[:, None]
     control = torch.where(absent[..., None, None], control[:, :1], control)  # absent strokes lie on the first
     labels = torch.arange(classes).repeat_interleave(examples)
-    images = [_draw(_written(control[rows], absent[rows], g), g) for rows in labels.split(AT_ONCE)]
+    images = [_draw(_written(control[rows], absent[rows], g), g) for rows in torch.split(labels, AT_ONCE)]
     return torch.cat(images)[:, None], labels
 
 

@@ -34,7 +34,7 @@ class FewShot:
             raise ValueError(f"need a label for each example, got shapes {tuple(x.shape)} and {tuple(y.shape)}")
         if y.is_floating_point():
             raise ValueError(f"labels must be class numbers, got {y.dtype}")
-        classes, counts = y.unique(return_counts=True)
+        classes, counts = torch.unique(y, return_counts=True)
         if ways > len(classes):
             raise ValueError(f"{ways} ways need as many classes, the data have {len(classes)}")
         if int(counts.min()) < shots + queries:
