@@ -11,9 +11,11 @@ import typer
 from rich.console import Console
 
 from learnopt.atomic import write_bytes
+from learnopt.cli_bandit import bandit_command
+from learnopt.cli_l2l import l2l_command
 from learnopt.fewshot.curves import draw_curves
 from learnopt.fewshot.experiment import Entry, Experiment
-from learnopt.fewshot.problems import images, sinusoid
+from learnopt.fewshot.problems import images, ratings, sinusoid
 from learnopt.fewshot.sources.drawings import group_names, read_images
 from learnopt.fewshot.sources.glyphs import glyphs
 from learnopt.fewshot.table import markdown, rows, table, verification
@@ -77,6 +79,15 @@ def omniglot_command(
     run(Experiment("omniglot", "accuracy", select(found, learners), out, seeds, tasks), json)
 
 
+def ratings_command(
+    shots: Annotated[int, typer.Option(help="ratings of a new user")] = 5,
+    learners: Learners = "", seeds: Seeds = 1, tasks: Tasks = 1000, scale: Scale = 1.0,
+    out: Out = Path("results/fewshot-ratings"), json: Json = None,
+) -> None:  # fmt: skip
+    """Ratings of a catalogue by a user whom nobody knows, from five."""
+    run(Experiment("ratings", "loss", select(ratings.entries(shots, scale), learners), out, seeds, tasks), json)
+
+
 def _ways(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
@@ -126,6 +137,9 @@ PROBLEMS: dict[str, Callable[..., None]] = {
     "sinusoid": sinusoid_command,
     "glyphs": glyphs_command,
     "omniglot": omniglot_command,
+    "ratings": ratings_command,
+    "bandit": bandit_command,
+    "l2l": l2l_command,
 }
 """Commands by name: a problem is one function and one line here."""
 

@@ -8,48 +8,53 @@ from torch.nn.functional import one_hot
 
 from learnopt.fewshot.bandits import Play
 
+INPUTS = 3
+"""What an arm sees of a pull: whether it paid, whether it failed to, and the share of pulls that is left."""
+
 
 class RecurrentPolicy(nn.Module):
     """From what each pull paid to the next arm and to the regret that is still to come, as a value.
 
-    Both heads start at zero: a policy that begins sure of anything stops exploring before it has learned to.
+    Arms are exchangeable, so that all share one GRU and each has a state of its own: the order of arms makes no
+    difference, and there may be any number of them. Heads read an arm's state beside the mean of all; they start at
+    zero, since a policy that begins sure of anything stops exploring before it has learned to.
 
     Args:
-        arms: of every bandit.
         hidden: units of the GRU.
     """
 
-    def __init__(self, arms: int, hidden: int) -> None:
+    def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.arms = arms
-        self.memory = nn.GRU(2 * arms + 1, hidden)
-        self.policy, self.value = nn.Linear(hidden, arms), nn.Linear(hidden, 1)
+        self.memory = nn.GRU(INPUTS, hidden)
+        self.together = nn.Linear(2 * hidden, hidden)
+        self.policy, self.value = nn.Linear(hidden, 1), nn.Linear(hidden, 1)
         for head in (self.policy, self.value):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
     def forward(self, seen: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits `(T, N, A)`, values `(T, N)` and the state after inputs `(T, N, 2 A + 1)`."""
-        out, state = self.memory(seen, state)
-        return self.policy(out), self.value(out).squeeze(-1), state
+        """Logits `(T, N, A)`, values `(T, N)` and the state after inputs `(T, N, A, INPUTS)`."""
+        pulls, count, arms, _ = seen.shape
+        out, state = self.memory(seen.reshape(pulls, count * arms, INPUTS), state)
+        own = out.reshape(pulls, count, arms, -1)
+        both = torch.relu(self.together(torch.cat([own, own.mean(2, keepdim=True).expand_as(own)], -1)))
+        return self.policy(both).squeeze(-1), self.value(both.mean(2)).squeeze(-1), state
 
-    def first_input(self, count: int) -> Tensor:
-        """What is seen before the first pull: everything is left."""
-        seen = self.policy.weight.new_zeros(count, 2 * self.arms + 1)
-        seen[:, -1] = 1.0
-        return seen
+    def first_input(self, count: int, arms: int) -> Tensor:
+        """What is seen before the first pull, `(N, A, INPUTS)`: everything is left."""
+        return self.policy.weight.new_tensor([0.0, 0.0, 1.0]).expand(count, arms, INPUTS)
 
-    def input(self, actions: Tensor, rewards: Tensor, left: Tensor) -> Tensor:
-        """What is seen after a pull: which arm paid or did not, and the share of pulls that is left."""
-        pulled, paid = one_hot(actions, self.arms).to(rewards), rewards[..., None]
-        return torch.cat([pulled * paid, pulled * (1 - paid), left[..., None]], -1)
+    def input(self, actions: Tensor, rewards: Tensor, left: Tensor, arms: int) -> Tensor:
+        """What is seen after a pull, `(..., A, INPUTS)`, of actions, rewards and shares left `(...)`."""
+        pulled, paid = one_hot(actions, arms).to(rewards), rewards[..., None]
+        return torch.stack([pulled * paid, pulled * (1 - paid), left[..., None].expand_as(pulled)], -1)
 
-    def inputs(self, play: Play) -> Tensor:
-        """All inputs of a whole play, `(T, N, 2 A + 1)`."""
+    def inputs(self, play: Play, arms: int) -> Tensor:
+        """All inputs of a whole play, `(T, N, A, INPUTS)`."""
         pulls, count = play.actions.shape
         left = 1 - torch.arange(1, pulls, dtype=play.rewards.dtype) / pulls
-        later = self.input(play.actions[:-1], play.rewards[:-1], left[:, None].expand(-1, count))
-        return torch.cat([self.first_input(count)[None], later])
+        later = self.input(play.actions[:-1], play.rewards[:-1], left[:, None].expand(-1, count), arms)
+        return torch.cat([self.first_input(count, arms)[None], later])
 
 
 class Agent:
@@ -64,10 +69,8 @@ class Agent:
         self.network, self.greedy = network, greedy
 
     def begin(self, count: int, arms: int, pulls: int, generator: torch.Generator) -> None:
-        if arms != self.network.arms:
-            raise ValueError(f"the policy was made for {self.network.arms} arms, got bandits with {arms}")
-        self.seen, self.state = self.network.first_input(count), None
-        self.pulls, self.left, self.generator = pulls, pulls, generator
+        self.seen, self.state = self.network.first_input(count, arms), None
+        self.arms, self.pulls, self.left, self.generator = arms, pulls, pulls, generator
 
     @torch.no_grad()
     def choose(self) -> Tensor:
@@ -79,4 +82,5 @@ class Agent:
 
     def observe(self, actions: Tensor, rewards: Tensor) -> None:
         self.left -= 1
-        self.seen = self.network.input(actions, rewards, torch.full_like(rewards, self.left / self.pulls))
+        left = torch.full_like(rewards, self.left / self.pulls)
+        self.seen = self.network.input(actions, rewards, left, self.arms)

@@ -27,7 +27,7 @@ VALUE, ENTROPY = 0.5, 0.01
 class Batch(NamedTuple):
     """What PPO learns from: `T` pulls of `N` bandits."""
 
-    seen: Tensor  # (T, N, inputs)
+    seen: Tensor  # (T, N, A, INPUTS)
     actions: Tensor  # (T, N)
     log_probabilities: Tensor  # (T, N), of the actions when they were drawn
     advantages: Tensor  # (T, N)
@@ -54,8 +54,8 @@ class RL2(MetaTrained):
     """A policy for Bernoulli bandits that learned how to explore from bandits.
 
     Args:
-        arms: of every bandit.
-        pulls: of every bandit; the policy sees how many are left.
+        arms: of every bandit in training; the policy plays any number.
+        pulls: of every bandit in training; the policy sees what share is left.
         hidden: units of the GRU.
         discount, trace: of the generalised advantages.
         seed: of the initial weights.
@@ -72,7 +72,7 @@ class RL2(MetaTrained):
     name = "rl2"
 
     def __init__(
-        self, arms: int = 5, pulls: int = 10, *, hidden: int = 64, discount: float = 0.99, trace: float = 0.9,
+        self, arms: int = 5, pulls: int = 10, *, hidden: int = 24, discount: float = 0.99, trace: float = 0.9,
         seed: int = 0, meta_lr: float = 1e-3, meta_schedule: str = "linear",
         clip: float | None = 1.0,
     ) -> None:  # fmt: skip
@@ -86,7 +86,7 @@ class RL2(MetaTrained):
         self.arms, self.pulls, self.discount, self.trace = arms, pulls, discount, trace
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = RecurrentPolicy(arms, hidden)
+            self.network = RecurrentPolicy(hidden)
 
     def slow(self) -> dict[str, Tensor]:
         return dict(self.network.named_parameters())
@@ -142,7 +142,7 @@ class RL2(MetaTrained):
         The value head says how far a bandit is from the mean of them all at that pull, in units of sqrt(pulls): in
         those of a pull, and with the mean to be learned, its loss would drown the policy's.
         """
-        seen = self.network.inputs(played)
+        seen = self.network.inputs(played, self.arms)
         logits, raw, _ = self.network(seen)
         unit = math.sqrt(self.pulls)
         pay = bandits.probabilities.gather(1, played.actions.mT).mT - bandits.probabilities.amax(1)
