@@ -15,7 +15,7 @@ from learnopt.fewshot.courses import draw_courses
 from learnopt.locking import locked
 from learnopt.provenance import write_record
 
-META_STEPS = 300
+META_STEPS = 80
 
 
 def bandit_command(
@@ -24,7 +24,7 @@ def bandit_command(
     seeds: Annotated[int, typer.Option(help="seeds of initialisation and training")] = 1,
     tasks: Annotated[int, typer.Option(help="unseen bandits that each is measured on")] = 10_000,
     scale: Annotated[float, typer.Option(help="multiple of the meta-steps of the record")] = 1.0,
-    batch: Annotated[int, typer.Option(help="bandits played in a meta-step")] = 1000,
+    batch: Annotated[int, typer.Option(help="bandits played in a meta-step")] = 500,
     out: Annotated[Path, typer.Option(help="folder of results; the same command goes on from it")] = Path(
         "results/fewshot-bandit"
     ),

@@ -52,7 +52,7 @@ class RecurrentPolicy(nn.Module):
     def inputs(self, play: Play, arms: int) -> Tensor:
         """All inputs of a whole play, `(T, N, A, INPUTS)`."""
         pulls, count = play.actions.shape
-        left = 1 - torch.arange(1, pulls, dtype=play.rewards.dtype) / pulls
+        left = torch.arange(pulls - 1, 0, -1, dtype=play.rewards.dtype) / pulls
         later = self.input(play.actions[:-1], play.rewards[:-1], left[:, None].expand(-1, count), arms)
         return torch.cat([self.first_input(count, arms)[None], later])
 

@@ -72,8 +72,8 @@ class RL2(MetaTrained):
     name = "rl2"
 
     def __init__(
-        self, arms: int = 5, pulls: int = 10, *, hidden: int = 24, discount: float = 0.99, trace: float = 0.9,
-        seed: int = 0, meta_lr: float = 1e-3, meta_schedule: str = "linear",
+        self, arms: int = 5, pulls: int = 10, *, hidden: int = 24, discount: float = 1.0, trace: float = 0.95,
+        seed: int = 0, meta_lr: float = 2e-3, meta_schedule: str = "linear",
         clip: float | None = 1.0,
     ) -> None:  # fmt: skip
         super().__init__(meta_lr=meta_lr, meta_schedule=meta_schedule, clip=clip)
@@ -102,7 +102,7 @@ class RL2(MetaTrained):
         return Agent(self.network, greedy)
 
     def fit(
-        self, meta_steps: int = 300, *, bandits: int = 1000, epochs: int = 3, minibatches: int = 4, seed: int = 0,
+        self, meta_steps: int = 80, *, bandits: int = 500, epochs: int = 3, minibatches: int = 4, seed: int = 0,
         out: str | Path | None = None, progress: bool = True,
     ) -> list[Row]:  # fmt: skip
         """Train; a function of the weights, the arguments and the seed, wherever it was interrupted.

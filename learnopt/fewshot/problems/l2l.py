@@ -41,7 +41,7 @@ PLANS: Final[dict[str, Plan]] = {
         Quadratics(), 80, 64, {"horizon": 200, "objective": "log-mean", "meta_lr": 5e-3}, (20, 50, 100, 200), 500, 200
     ),
     "digits": Plan(
-        DigitsMLP(), 80, 4, {"horizon": 100, "objective": "log-mean", "meta_lr": 5e-3}, (20, 30, 40, 50, 100), 32, 8,
+        DigitsMLP(), 50, 2, {"horizon": 100, "objective": "log-mean", "meta_lr": 5e-3}, (20, 30, 40, 50, 100), 32, 8,
         {"40 units": DigitsMLP(hidden=40), "ReLU": DigitsMLP(activation="relu")},
     ),
 }  # fmt: skip
