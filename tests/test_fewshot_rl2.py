@@ -123,7 +123,7 @@ def test_batch_holds_regret_and_its_loss_is_that_of_a_plain_loop() -> None:
             gain = min(ratio * a, min(max(ratio, 1 - CLIP), 1 + CLIP) * a)
             spread = -float((p * p.log()).sum())
             expected += VALUE * float(values[t, n] - batch.targets[t, n]) ** 2 - gain - 0.3 * spread
-    assert float(learner.loss(batch, 0.3)) == pytest.approx(expected / 20, rel=1e-4)
+    assert learner.loss(batch, 0.3).item() == pytest.approx(expected / 20, rel=1e-4)
 
 
 def test_every_weight_gets_a_gradient() -> None:

@@ -102,7 +102,7 @@ def shipped_rows(setting: Setting) -> list[Row]:
 def crossing(course: Sequence[float], rival: Sequence[float], start: int = 5) -> int | None:
     """The first step after `start` from which on the rival's mean loss stays below; None if there is none."""
     above = [i for i, (own, other) in enumerate(zip(course, rival, strict=True)) if not other < own]
-    last = max(above, default=start)
+    last = max(above, default=0)
     return max(last + 1, start) if last + 1 < len(course) else None
 
 
