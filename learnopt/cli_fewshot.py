@@ -41,11 +41,8 @@ def sinusoid_command(
 ) -> None:  # fmt: skip
     """Sine waves from ten points."""
     name = "sinusoid-random-frequency" if random_frequency else "sinusoid"
-    chosen = [
-        replace(e, meta_steps=max(1, round(e.meta_steps * scale)) if e.meta_steps else 0)
-        for e in sinusoid.entries(random_frequency)
-    ]
-    run(Experiment(name, "loss", select(chosen, learners), out, seeds, tasks), json)
+    found = sinusoid.entries(random_frequency, _scale(scale))
+    run(Experiment(name, "loss", select(found, learners), out, seeds, tasks), json)
 
 
 def glyphs_command(
@@ -54,8 +51,9 @@ def glyphs_command(
     out: Out = Path("results/fewshot-glyphs"), json: Json = None,
 ) -> None:  # fmt: skip
     """Characters of random strokes that nobody has seen."""
+    numbers = _ways(ways)
     train, test = glyphs(CLASSES), glyphs(TEST_CLASSES, split="test")
-    found = images.entries(train, test, _ways(ways), scale)
+    found = images.entries(train, test, numbers, _scale(scale))
     run(Experiment("glyphs", "accuracy", select(found, learners), out, seeds, tasks), json)
 
 
@@ -75,7 +73,7 @@ def omniglot_command(
             f"{str(test)!r} has no alphabet that {str(train)!r} lacks; they share {', '.join(sorted(known))}"
         )
     pictures = read_images(train, size)[:2], read_images(test, size, groups=own)[:2]
-    found = images.entries(*pictures, _ways(ways), scale, turned=True, published=images.PUBLISHED)
+    found = images.entries(*pictures, _ways(ways), _scale(scale), turned=True, published=images.PUBLISHED)
     run(Experiment("omniglot", "accuracy", select(found, learners), out, seeds, tasks), json)
 
 
@@ -93,6 +91,12 @@ def _ways(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"--ways takes whole numbers with commas between, got {text!r}") from None
+
+
+def _scale(scale: float) -> float:
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"--scale must be above 0, got {scale:g}")
+    return scale
 
 
 def select(entries: Sequence[Entry], learners: str) -> list[Entry]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from learnopt.fewshot.sources.drawings import read_images
 from learnopt.tasks.tables import Table, from_arrays
 
 VARIABLE = "LEARNOPT_DATA"
@@ -73,22 +72,9 @@ def table(name: str) -> Table:
 
 @lru_cache(maxsize=8)
 def _omniglot(path: Path, alphabets: tuple[str, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    from PIL import Image  # Pillow comes with matplotlib; only drawings need it
-
-    images, alphabet, character, keys = [], [], [], dict[str, int]()
-    with zipfile.ZipFile(path) as archive:
-        for name in sorted(n for n in archive.namelist() if n.endswith(".png")):
-            parts = name.split("/")
-            if alphabets and parts[1] not in alphabets:
-                continue
-            with Image.open(io.BytesIO(archive.read(name))) as image:
-                small = image.convert("L").resize((DECODED, DECODED), Image.Resampling.BOX)
-            images.append(1.0 - np.asarray(small, dtype=np.float32) / 255.0)
-            alphabet.append(parts[1])
-            character.append(keys.setdefault("/".join(parts[1:3]), len(keys)))
-    pixels = torch.from_numpy(np.stack(images))[:, None]
-    labels = torch.tensor(np.unique(alphabet, return_inverse=True)[1], dtype=torch.int64)
-    return pixels, labels, torch.tensor(character)
+    pixels, character, names = read_images(path, DECODED, groups=alphabets)
+    alphabet = np.unique([name.split("/")[0] for name in names], return_inverse=True)[1]
+    return pixels, torch.from_numpy(alphabet)[character], character
 
 
 @lru_cache(maxsize=8)

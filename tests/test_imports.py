@@ -67,6 +67,23 @@ def test_runtime_arm_imports_no_training() -> None:
     assert reached == RUNTIME
 
 
+FEWSHOT_SHARES = {"task", "locking", "provenance"}
+"""What the few-shot arm takes from elsewhere, beside what the runtime arm is made of."""
+
+
+def test_the_few_shot_arm_stands_by_itself() -> None:
+    own = {m for m in GRAPH if m == "fewshot" or m.startswith("fewshot.")}
+    assert own, "the scan finds nothing"
+    reached, todo = set(), set(own)
+    while todo:
+        module = todo.pop()
+        reached.add(module)
+        todo |= GRAPH[module] - reached
+    assert reached - own <= RUNTIME | FEWSHOT_SHARES
+    users = {m for m in GRAPH if GRAPH[m] & own} - own
+    assert all(m.startswith("cli") for m in users), users
+
+
 def test_tasks_are_imported_by_the_command_line_only() -> None:
     users = {m for m, found in GRAPH.items() if any(f == "tasks" or f.startswith("tasks.") for f in found)}
     assert users, "the scan finds nothing"

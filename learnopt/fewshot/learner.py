@@ -115,13 +115,13 @@ class Learner(MetaTrained):
         """
         check_whole(meta_steps=meta_steps, meta_batch=meta_batch)
         source = as_source(tasks)
-        first = check(self.draw(source, "check", seed, 0, 1))
+        first = self.draw(source, "check", seed, 0, 1)
         check_forward(self.model, first.support_x[0])
         if self.transductive and progress:
             print(f"{self.name}: transductive (BatchNorm sees a task's queries together)")
 
         def step(k: int, optimizer: torch.optim.Optimizer) -> Row:
-            return self.meta_step(check(self.draw(source, "fit", seed, k, meta_batch)), optimizer)
+            return self.meta_step(self.draw(source, "fit", seed, k, meta_batch), optimizer)
 
         config = {"tasks": source.describe(), "meta_batch": meta_batch}
         return self.outer_loop(step, meta_steps, config, seed=seed, out=out, progress=progress)
@@ -131,8 +131,8 @@ class Learner(MetaTrained):
         return self.update(*self.meta_gradients(episodes), optimizer)
 
     def draw(self, source: EpisodeSource, *key: Any) -> Episode:
-        """Tasks number `key` of a source on the model's device; the last of `key` is how many."""
-        return source.draw(seed_of(*key[:-1]), key[-1]).to(self.device)
+        """Tasks number `key` of a source, checked, on the model's device; the last of `key` is how many."""
+        return check(source.draw(seed_of(*key[:-1]), key[-1])).to(self.device)
 
     def evaluate(
         self, tasks: EpisodeSource | Sequence[Episode], count: int = 1000, *, steps: int | None = None, seed: int = 0
@@ -148,7 +148,7 @@ class Learner(MetaTrained):
         source, parts, classified = as_source(tasks), [], False
         for start in range(0, count, EVALUATED_AT_ONCE):
             many = min(EVALUATED_AT_ONCE, count - start)
-            episodes = check(self.draw(source, "evaluate", seed, start, many))
+            episodes = self.draw(source, "evaluate", seed, start, many)
             classified = not episodes.query_y.is_floating_point()
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of("evaluate", seed, start))

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from learnopt.fewshot.episode import Episode, EpisodeSource, check, check_pairs
+from learnopt.fewshot.episode import Episode, EpisodeSource, check_pairs
 from learnopt.fewshot.learner import Learner
 from learnopt.fewshot.rules import Params
 from learnopt.task import seed_of
@@ -57,7 +57,8 @@ class MetricLearner(Learner):
         return {}
 
     def meta_loss(self, episodes: Episode) -> Tensor:
-        return self._over(episodes, self._task_loss).mean()
+        losses: Tensor = self._over(episodes, self._task_loss)
+        return losses.mean()
 
     def curves(self, episodes: Episode, steps: int | None) -> tuple[Tensor, Tensor, Tensor]:
         if steps is not None:
@@ -191,7 +192,7 @@ class Siamese(MetricLearner):
         """
         logits, same = [], []
         for start in range(0, count, VERIFIED_AT_ONCE):
-            episodes = check(self.draw(tasks, "verify", seed, start, min(VERIFIED_AT_ONCE, count - start)))
+            episodes = self.draw(tasks, "verify", seed, start, min(VERIFIED_AT_ONCE, count - start))
             with torch.no_grad():
                 found = self._over(episodes, lambda e, scale, ways, a, b: self.same(scale, b, a))
             logits.append(found.flatten().cpu())

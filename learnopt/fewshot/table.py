@@ -12,6 +12,9 @@ from learnopt.fewshot.experiment import Experiment, grouped
 
 Row = dict[str, Any]
 
+UNITS = {"loss": "loss", "accuracy": "accuracy in per cent"}
+"""Metrics as tables name them."""
+
 
 def rows(experiment: Experiment, cells: Sequence[dict[str, Any]]) -> list[Row]:
     """A row per entry, test and shown number of steps: figures over all seeds.
@@ -64,7 +67,7 @@ def verification(cells: Sequence[dict[str, Any]]) -> list[Row]:
 
 def table(experiment: Experiment, found: Sequence[Row]) -> Table:
     """The rows for a terminal."""
-    shown = Table(title=f"{experiment.problem}: query {experiment.metric}, {experiment.seeds} seeds")
+    shown = Table(title=f"{experiment.problem}: query {UNITS[experiment.metric]}, {experiment.seeds} seeds")
     for column in ("learner", "tasks", "steps", "mean ± 95 %", "median", "failed", "CPU min"):
         shown.add_column(column, justify="left" if column in ("learner", "tasks") else "right")
     last = None
@@ -85,14 +88,14 @@ def number(metric: str, value: float | None) -> str:
     """A loss with three digits, an accuracy in per cent."""
     if value is None:
         return "overflow"
-    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.3f}"
+    return f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.3f}"
 
 
 def markdown(experiment: Experiment, found: Sequence[Row], verified: Sequence[Row]) -> str:
     """The rows as a Markdown document, with the published figures."""
     lines = [
         f"# {experiment.problem}", "",
-        f"Query {experiment.metric} on {experiment.tasks} unseen tasks for each of {experiment.seeds} seeds.", "",
+        f"Query {UNITS[experiment.metric]} on {experiment.tasks} unseen tasks for each seed.", "",
         "| learner | tasks | inner steps | mean ± 95 % | median | per seed | failed | CPU min | published |",
         "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -73,7 +73,11 @@ def entries(
     found = [Entry("raw-pixels", lambda seed: RawPixels(), everything)]
     for kind in (Prototypical, Siamese):
         steps = max(1, round(5000 * scale))
-        found.append(Entry(kind.name, partial(_metric, kind, size), everything, many, steps, 1, published=known.get(kind.name, "")))
+        found.append(
+            Entry(
+                kind.name, partial(_metric, kind, size), everything, many, steps, 1, published=known.get(kind.name, "")
+            )
+        )
     for w in ways:
         suffix = "" if w == ways[0] else f"-{w}"
         own = FewShot(*train, w, 1, QUERIES, turned=turned)
@@ -82,7 +86,7 @@ def entries(
         rows: list[tuple[str, Callable[[int], Measured], EpisodeSource | None, int, int, tuple[int, ...]]] = [
             ("scratch", partial(_scratch, size, w), None, 0, 20, (0, 10, 20)),
             ("pretrain", partial(_pretrained, train, w, pretraining), None, 0, 20, (0, 10, 20)),
-            ("maml", partial(_maml, MAML, size, w), own, 800, 10, (0, 1, 5, 10)),
+            ("maml", partial(_maml, MAML, size, w), own, 1500, 10, (0, 1, 5, 10)),
             ("anil", partial(_maml, ANIL, size, w), own, 1000, 10, (0, 1, 5, 10)),
             ("reptile", partial(_reptile, size, w), longer, 800, 30, (0, 5, 10, 30)),
         ]
@@ -98,7 +102,7 @@ def _metric(kind: type[Prototypical] | type[Siamese], size: int, seed: int) -> M
 
 
 def _maml(kind: type[MAML], size: int, ways: int, seed: int) -> Measured:
-    return kind(classifier(size, ways), 0.1, 5, meta_schedule="cosine")
+    return kind(classifier(size, ways), 0.1, 5, meta_lr=2e-3 if kind is MAML else 1e-3, meta_schedule="cosine")
 
 
 def _scratch(size: int, ways: int, seed: int) -> Measured:

@@ -27,8 +27,8 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1))
 
 
-def entries(random_frequency: bool = False) -> list[Entry]:
-    """All learners at the settings of the record."""
+def entries(random_frequency: bool = False, scale: float = 1.0) -> list[Entry]:
+    """All learners at the settings of the record, with `scale` times its meta-steps."""
     train = Sinusoids(SHOTS, QUERIES, random_frequency)
     tests: dict[str, EpisodeSource] = {"10 shots": Sinusoids(SHOTS, 100, random_frequency)}
     falling: dict[str, Any] = {"meta_lr": 5e-3, "meta_schedule": "cosine"}
@@ -48,6 +48,7 @@ def entries(random_frequency: bool = False) -> list[Entry]:
         "metasgd-1": "0.53 ± 0.09 after one step (Li et al. 2017, table 1)",
     }
     return [
-        Entry(name, make, tests, train, META_STEPS[name], META_BATCH, MEASURED, (0, 1, 5, 10), published.get(name, ""))
+        Entry(name, make, tests, train, steps, META_BATCH, MEASURED, (0, 1, 5, 10), published.get(name, ""))
         for name, make in makers.items()
+        for steps in [max(1, round(scale * META_STEPS[name])) if META_STEPS[name] else 0]
     ]
