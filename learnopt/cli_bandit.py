@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from learnopt.atomic import write_bytes
+from learnopt.cli_fewshot_checks import check_counts, checked_scale
 from learnopt.fewshot.bandit_report import compare
 from learnopt.fewshot.courses import draw_courses
 from learnopt.locking import locked
@@ -31,10 +32,8 @@ def bandit_command(
     json: Annotated[Path | None, typer.Option("--json", help="file for the figures")] = None,
 ) -> None:
     """Bernoulli bandits: returns of RL² beside Gittins indices, UCB1, Thompson sampling, greedy and random play."""
-    for option, value in (("--seeds", seeds), ("--tasks", tasks)):
-        if value < 1:
-            raise ValueError(f"{option} must be 1 or more, got {value}")
-    fit = {"meta_steps": max(1, round(META_STEPS * scale)), "bandits": batch}
+    check_counts(seeds=seeds, tasks=tasks, batch=batch)
+    fit = {"meta_steps": max(1, round(META_STEPS * checked_scale(scale))), "bandits": batch}
     name = f"bandit-{arms}x{pulls}"
     with locked(out):
         rows = compare(arms, pulls, seeds=seeds, count=tasks, fit=fit, out=out / "checkpoints")

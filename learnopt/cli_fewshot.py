@@ -12,6 +12,7 @@ from rich.console import Console
 
 from learnopt.atomic import write_bytes
 from learnopt.cli_bandit import bandit_command
+from learnopt.cli_fewshot_checks import check_counts, checked_scale
 from learnopt.cli_l2l import l2l_command
 from learnopt.fewshot.curves import draw_curves
 from learnopt.fewshot.experiment import Entry, Experiment
@@ -41,7 +42,7 @@ def sinusoid_command(
 ) -> None:  # fmt: skip
     """Sine waves from ten points."""
     name = "sinusoid-random-frequency" if random_frequency else "sinusoid"
-    found = sinusoid.entries(random_frequency, _scale(scale))
+    found = sinusoid.entries(random_frequency, checked_scale(scale))
     run(Experiment(name, "loss", select(found, learners), out, seeds, tasks), json)
 
 
@@ -53,7 +54,7 @@ def glyphs_command(
     """Characters of random strokes that nobody has seen."""
     numbers = _ways(ways)
     train, test = glyphs(CLASSES), glyphs(TEST_CLASSES, split="test")
-    found = images.entries(train, test, numbers, _scale(scale))
+    found = images.entries(train, test, numbers, checked_scale(scale))
     run(Experiment("glyphs", "accuracy", select(found, learners), out, seeds, tasks), json)
 
 
@@ -73,7 +74,7 @@ def omniglot_command(
             f"{str(test)!r} has no alphabet that {str(train)!r} lacks; they share {', '.join(sorted(known))}"
         )
     pictures = read_images(train, size)[:2], read_images(test, size, groups=own)[:2]
-    found = images.entries(*pictures, _ways(ways), _scale(scale), turned=True, published=images.PUBLISHED)
+    found = images.entries(*pictures, _ways(ways), checked_scale(scale), turned=True, published=images.PUBLISHED)
     run(Experiment("omniglot", "accuracy", select(found, learners), out, seeds, tasks), json)
 
 
@@ -83,7 +84,12 @@ def ratings_command(
     out: Out = Path("results/fewshot-ratings"), json: Json = None,
 ) -> None:  # fmt: skip
     """Ratings of a catalogue by a user whom nobody knows, from five."""
-    run(Experiment("ratings", "loss", select(ratings.entries(shots, scale), learners), out, seeds, tasks), json)
+    run(
+        Experiment(
+            "ratings", "loss", select(ratings.entries(shots, checked_scale(scale)), learners), out, seeds, tasks
+        ),
+        json,
+    )
 
 
 def _ways(text: str) -> tuple[int, ...]:
@@ -91,12 +97,6 @@ def _ways(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"--ways takes whole numbers with commas between, got {text!r}") from None
-
-
-def _scale(scale: float) -> float:
-    if not 0 < scale < float("inf"):
-        raise ValueError(f"--scale must be above 0, got {scale:g}")
-    return scale
 
 
 def select(entries: Sequence[Entry], learners: str) -> list[Entry]:
@@ -114,9 +114,7 @@ def select(entries: Sequence[Entry], learners: str) -> list[Entry]:
 
 def run(experiment: Experiment, json: Path | None) -> None:
     """Run an experiment in its folder; prints the table, draws the curves and writes the record."""
-    for option, value in (("--seeds", experiment.seeds), ("--tasks", experiment.tasks)):
-        if value < 1:
-            raise ValueError(f"{option} must be 1 or more, got {value}")
+    check_counts(seeds=experiment.seeds, tasks=experiment.tasks)
     console = Console(stderr=True)
     with locked(experiment.out):
         cells = replace(experiment, listener=console.print).run()

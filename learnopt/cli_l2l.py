@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from learnopt.atomic import write_bytes
+from learnopt.cli_fewshot_checks import check_counts, checked_scale
 from learnopt.fewshot.courses import draw_courses
 from learnopt.fewshot.l2l_report import Row
 from learnopt.fewshot.problems.l2l import PLANS, compare
@@ -27,8 +28,8 @@ def l2l_command(
     json: Annotated[Path | None, typer.Option("--json", help="file for the figures")] = None,
 ) -> None:
     """Optimizers: a coordinatewise LSTM that learned to optimize, tuned SGD, Nesterov, RMSprop, Adam, and ours."""
-    if seeds < 1:
-        raise ValueError(f"--seeds must be 1 or more, got {seeds}")
+    check_counts(seeds=seeds)
+    checked_scale(scale)
     console = Console(stderr=True)
     with locked(out):
         found = compare(problem, seeds=seeds, scale=scale, out=out / "checkpoints", note=console.print)
