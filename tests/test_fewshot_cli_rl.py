@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_l2l(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
 def test_rates_are_four_a_decade() -> None:
     assert RATES[0] == 1e-4
     assert RATES[-1] == 10
-    assert all(b / a == pytest.approx(10**0.25) for a, b in zip(RATES, RATES[1:], strict=False))
+    assert all(b / a == pytest.approx(10**0.25) for a, b in pairwise(RATES))
 
 
 def test_ratings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
