@@ -32,11 +32,14 @@ def l2l_command(
     checked_scale(scale)
     console = Console(stderr=True)
     with locked(out):
-        found = compare(problem, seeds=seeds, scale=scale, out=out / "checkpoints", note=console.print)
-        record = write_record(out / f"l2l-{problem}.json", problem=problem, seeds=seeds, scale=scale,
-                              plan=repr(PLANS[problem]), rows=found)  # fmt: skip
-        if json is not None:
-            write_bytes(json, record.read_bytes())
+        record = out / f"l2l-{problem}.json"
+
+        def keep(found: dict[str, list[Row]]) -> None:
+            write_record(record, problem=problem, seeds=seeds, scale=scale, plan=repr(PLANS[problem]), rows=found)
+            if json is not None:
+                write_bytes(json, record.read_bytes())
+
+        found = compare(problem, seeds=seeds, scale=scale, out=out / "checkpoints", note=console.print, keep=keep)
         picture = draw_courses(
             {title: {row["rule"]: row["course"] for row in rows} for title, rows in found.items()},
             out / f"l2l-{problem}.png", over="steps", quantity="loss", log=True,

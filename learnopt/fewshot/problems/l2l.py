@@ -41,7 +41,7 @@ PLANS: Final[dict[str, Plan]] = {
         Quadratics(), 80, 64, {"horizon": 200, "objective": "log-mean", "meta_lr": 5e-3}, (20, 50, 100, 200), 500, 200
     ),
     "digits": Plan(
-        DigitsMLP(), 50, 2, {"horizon": 100, "objective": "log-mean", "meta_lr": 5e-3}, (20, 30, 40, 50, 100), 32, 8,
+        DigitsMLP(), 50, 2, {"horizon": 100, "objective": "log-mean", "meta_lr": 5e-3}, (20, 30, 40, 50, 100), 8, 4,
         {"40 units": DigitsMLP(hidden=40), "ReLU": DigitsMLP(activation="relu")},
     ),
 }  # fmt: skip
@@ -59,9 +59,13 @@ def learned(name: str, seed: int, scale: float, out: Path, progress: bool = True
 
 def compare(
     name: str, *, seeds: int, scale: float, out: Path, progress: bool = True,
-    note: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = lambda text: None, keep: Callable[[dict[str, list[Row]]], None] = lambda found: None,
 ) -> dict[str, list[Row]]:  # fmt: skip
     """Rows by setting: the training problems themselves, then every transfer.
+
+    Args:
+        note: told of progress.
+        keep: given what there is after every setting.
 
     Raises:
         ValueError: the name is unknown.
@@ -79,4 +83,5 @@ def compare(
         for row in rows:
             row["passes_lstm_at"] = crossing(own["course"], row["course"])
         found[title] = [own, *rows, *shipped_rows(setting)]
+        keep(found)
     return found
