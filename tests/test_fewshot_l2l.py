@@ -16,6 +16,7 @@ from learnopt.fewshot.engine import OverTasks
 from learnopt.fewshot.episode import Episode
 from learnopt.fewshot.l2l import losses, windows
 from learnopt.fewshot.l2l_report import Setting, crossing, learned_row, shipped_rows
+from learnopt.fewshot.learned import LearnedRule
 from learnopt.fewshot.meta_lstm import GateRule
 from learnopt.fewshot.optimizees import DigitsMLP, Quadratics
 from learnopt.fewshot.rules import SGD, Params
@@ -237,3 +238,11 @@ def wrong_shape() -> Episode:
 def test_bad_input(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_shipped_rule_is_mapped_by_vmap_as_it_runs_alone() -> None:
+    ends = []
+    for over_tasks in (OverTasks(True), OverTasks(False)):
+        start, batches = SMALL.start(0, 3), SMALL.batches(0, 3, 0, 4)
+        ends.append(windows(over_tasks, SMALL, LearnedRule(4), {}, start, None, batches).params["x"])
+    assert torch.allclose(*ends, atol=1e-5)
