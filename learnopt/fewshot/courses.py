@@ -29,6 +29,8 @@ def draw_courses(panels: Panels, path: Path, *, over: str, quantity: str, log: b
             style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i // len(COLOURS)]}
             ax.plot(range(len(values)), values, linewidth=1.6, label=name, **style)
         ax.set(title=title, xlabel=over, ylabel=quantity, yscale="log" if log else "linear")
+        if log:  # one that diverges is not to squeeze the rest
+            ax.set_ylim(top=10 * max(values[0] for values in courses.values()))
         ax.grid(alpha=0.3)
         ax.legend(fontsize=7)
     buffer = io.BytesIO()
