@@ -147,7 +147,7 @@ class Learner(ABC):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{what} must be a whole number of 1 or more, got {value!r}")
         source = as_source(tasks)
-        first = check(self.draw(source, "check", seed, 0, 1))
+        first = self.draw(source, "check", seed, 0, 1)
         check_forward(self.model, first.support_x[0])
         if self.transductive and progress:
             print(f"{self.name}: transductive (BatchNorm sees a task's queries together)")
@@ -165,7 +165,7 @@ class Learner(ABC):
                 group["lr"] = self.meta_lr * META_SCHEDULES[self.meta_schedule](k / meta_steps)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of("meta-step", seed, k))
-                return self.meta_step(check(self.draw(source, "fit", seed, k, meta_batch)), optimizer)
+                return self.meta_step(self.draw(source, "fit", seed, k, meta_batch), optimizer)
 
         try:
             self.history = fitting.run(step, meta_steps, self.name, progress)
@@ -190,8 +190,8 @@ class Learner(ABC):
         return row
 
     def draw(self, source: EpisodeSource, *key: Any) -> Episode:
-        """Tasks number `key` of a source on the model's device; the last of `key` is how many."""
-        return source.draw(seed_of(*key[:-1]), key[-1]).to(self.device)
+        """Tasks number `key` of a source, checked, on the model's device; the last of `key` is how many."""
+        return check(source.draw(seed_of(*key[:-1]), key[-1])).to(self.device)
 
     def evaluate(
         self, tasks: EpisodeSource | Sequence[Episode], count: int = 1000, *, steps: int | None = None, seed: int = 0
@@ -207,7 +207,7 @@ class Learner(ABC):
         source, parts, classified = as_source(tasks), [], False
         for start in range(0, count, EVALUATED_AT_ONCE):
             many = min(EVALUATED_AT_ONCE, count - start)
-            episodes = check(self.draw(source, "evaluate", seed, start, many))
+            episodes = self.draw(source, "evaluate", seed, start, many)
             classified = not episodes.query_y.is_floating_point()
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of("evaluate", seed, start))
