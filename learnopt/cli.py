@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -75,7 +75,8 @@ def _message(error: Exception) -> str:
     if isinstance(error.__cause__, ValidationError):
         message += f", got {error.__cause__.errors()[0]['input']!r}"
     if message.startswith("No such command"):
-        message += f" choose from: {', '.join(str(command.name) for command in app.registered_commands)}"
+        context: Any = getattr(error, "ctx", None)
+        message += f" choose from: {', '.join(context.command.list_commands(context))}"
     return message
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -94,7 +95,7 @@ def ratings_command(
 
 def _ways(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise ValueError(f"--ways takes whole numbers with commas between, got {text!r}") from None
 
@@ -109,7 +110,7 @@ def select(entries: Sequence[Entry], learners: str) -> list[Entry]:
     known = {entry.name: entry for entry in entries}
     if unknown := next((name for name in names if name not in known), None):
         raise ValueError(f"unknown learner {unknown!r}; choose from: {', '.join(known)}")
-    return [known[name] for name in names] if names else list(entries)
+    return [known[name] for name in dict.fromkeys(names)] if names else list(entries)
 
 
 def run(experiment: Experiment, json: Path | None) -> None:
@@ -120,9 +121,10 @@ def run(experiment: Experiment, json: Path | None) -> None:
         cells = replace(experiment, listener=console.print).run()
         found, verified = rows(experiment, cells), verification(cells)
         name = experiment.problem
+        typed = " ".join(["learnopt", *sys.argv[1:]])
         record = write_record(
-            experiment.out / f"{name}.json", problem=name, metric=experiment.metric, seeds=experiment.seeds,
-            tasks=experiment.tasks, rows=found, verification=verified, cells=cells,
+            experiment.out / f"{name}.json", command=typed, problem=name, metric=experiment.metric,
+            seeds=experiment.seeds, tasks=experiment.tasks, rows=found, verification=verified, cells=cells,
         )  # fmt: skip
         if json is not None:
             write_bytes(json, record.read_bytes())

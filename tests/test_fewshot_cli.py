@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from learnopt import cli_fewshot
 from learnopt.cli import run
 from learnopt.cli_fewshot import PROBLEMS
 
@@ -83,6 +84,17 @@ def test_omniglot_runs_on_folders_and_leaves_shared_alphabets_out(
     assert "has no alphabet that" in capsys.readouterr().err
 
 
+def test_glyphs_are_drawn_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_fewshot, "CLASSES", 24)
+    monkeypatch.setattr(cli_fewshot, "TEST_CLASSES", 8)
+    words = ["--ways", "5", "--learners", "raw-pixels,anil,anil", "--tasks", "30", "--scale", "0.002"]
+    assert run(["fewshot", "glyphs", *words, "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "glyphs.json").read_text())
+    assert [c["entry"] for c in record["cells"]] == ["raw-pixels", "anil"]
+    found = {(r["entry"], r["test"]): r["mean"] for r in record["rows"]}
+    assert 0.3 < found["raw-pixels", "5-way 1-shot"] < found["raw-pixels", "5-way 5-shot"] < 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -101,6 +113,11 @@ def test_bad_input_is_one_line(
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.glob("out/*.json"))
+
+
+def test_an_unknown_problem_is_told_the_problems(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["fewshot", "sinus"]) == 2
+    assert f"choose from: {', '.join(PROBLEMS)}" in capsys.readouterr().err
 
 
 def test_glyphs_ways_must_be_numbers(capsys: pytest.CaptureFixture[str]) -> None:

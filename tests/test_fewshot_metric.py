@@ -35,9 +35,10 @@ def test_siamese_scores_are_mean_pair_logits() -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_adapted_metric_does_not_change_when_fitting_goes_on() -> None:
+@pytest.mark.parametrize("kind", [Prototypical, Siamese])
+def test_an_adapted_metric_does_not_change_when_fitting_goes_on(kind: type[Prototypical] | type[Siamese]) -> None:
     e = Blobs().draw(0, 1)
-    learner = Prototypical(classifier(8))
+    learner = kind(classifier(8))
     adapted = learner.adapt(e.support_x[0], e.support_y[0])
     before = adapted(e.query_x[0])
     learner.fit(Blobs(), 3, progress=False)

@@ -20,10 +20,14 @@ DPI = 90
 
 
 def draw_curves(experiment: Experiment, cells: Sequence[dict[str, Any]], path: Path) -> Path:
-    """One panel per test; a line for each learner, the median over tasks for losses, with the range of the seeds."""
+    """One panel per test that anyone adapts to in steps: a line per learner, with the range of the seeds.
+
+    Losses are medians over tasks, accuracies means.
+    """
     from matplotlib.figure import Figure
 
-    tests = list(dict.fromkeys(test for entry in experiment.entries for test in entry.tests))
+    entries = [entry for entry in experiment.entries if entry.steps is not None] or experiment.entries
+    tests = list(dict.fromkeys(test for entry in entries for test in entry.tests))
     columns = min(2, len(tests))
     figure = Figure(figsize=(6.2 * columns, 4.2 * -(-len(tests) // columns)), layout="constrained")
     axes = figure.subplots(-(-len(tests) // columns), columns, squeeze=False).flatten()

@@ -73,18 +73,21 @@ class InnerLoop(Learner):
 
         def one(slow: tuple[Params, Params, Params], e: Episode) -> tuple[Tensor, Tensor, Tensor]:
             params, fixed, theta = slow
-            loss, state = self._loss(fixed), None
+            loss, state, support = self._loss(fixed), None, (e.support_x, e.support_y)
             rows: list[tuple[Tensor, Tensor, Tensor]] = []
-            support = (e.support_x, e.support_y)
-            for step in range(steps + 1):
-                out = functional_call(self.model, {**fixed, **params}, (e.query_x,))
-                query = self.loss(out, e.query_y)
-                right = (out.argmax(-1) == e.query_y).float().mean() if not e.query_y.is_floating_point() else query
-                if step == steps:
-                    return _columns([*rows, (query, loss(params, support), right)])
+
+            def measured(at: Params) -> tuple[Tensor, Tensor]:
+                out = functional_call(self.model, {**fixed, **at}, (e.query_x,))
+                query: Tensor = self.loss(out, e.query_y)
+                right = query if e.query_y.is_floating_point() else (out.argmax(-1) == e.query_y).float().mean()
+                return query, right
+
+            for _ in range(steps):
+                query, right = measured(params)
                 params, state, seen = unroll(loss, self.rule, theta, params, state, [support], second_order=False)
                 rows.append((query, seen[0], right))
-            raise AssertionError("unreachable")
+            query, right = measured(params)
+            return _columns([*rows, (query, loss(params, support), right)])
 
         return self.over_tasks(one, (*self._initial(), self.theta), episodes)
 

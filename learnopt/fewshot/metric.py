@@ -34,7 +34,8 @@ class Classifier(nn.Module):
     def __init__(self, learner: MetricLearner, x: Tensor, y: Tensor) -> None:
         super().__init__()
         self.embedding = copy.deepcopy(learner.model)
-        self._score, self._scale, self._ways = learner.score, learner.scale(), int(y.max()) + 1
+        self._score, self._ways = learner.score, int(y.max()) + 1
+        self._scale = {name: value.detach().clone() for name, value in learner.scale().items()}
         with torch.no_grad():
             self.register_buffer("support", self.embedding(x))
         self.register_buffer("labels", y.clone())

@@ -1,7 +1,8 @@
 """LayerNorm and BatchNorm by elementary operations, while an inner loop runs.
 
 Under `vmap` torch 2.13 takes the statistics inside its fused backward passes of these two for constants: the second
-derivatives come out wrong without an error (by 10 % on small networks). GroupNorm, InstanceNorm and RMSNorm are right.
+derivatives come out wrong without an error (by up to 10 % on small networks). GroupNorm, InstanceNorm and RMSNorm are
+right.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +18,9 @@ UNITS = {"loss": "loss", "accuracy": "accuracy in per cent"}
 def rows(experiment: Experiment, cells: Sequence[dict[str, Any]]) -> list[Row]:
     """A row per entry, test and shown number of steps: figures over all seeds.
 
-    `mean` and `median` are means over the seeds; `half` is the half width of the mean's 95 % interval over tasks;
-    `seeds` lists the mean of each. A mean that is not finite is None.
+    `mean` and `median` are means over the seeds; `half` is the half width of the mean's 95 % interval over tasks, which
+    more seeds do not narrow: all are measured on the same tasks. `seeds` lists the mean of each. A mean that is not
+    finite is None.
     """
     found = []
     by_name = {entry.name: entry for entry in experiment.entries}
@@ -46,7 +46,7 @@ def _together(metric: str, each: list[Row]) -> Row:
     medians = [e[f"{metric}_median"] for e in each]
     return {
         "mean": sum(means) / len(means) if whole else None,
-        "half": math.sqrt(sum(h * h for h in halves)) / len(halves) if whole else None,
+        "half": sum(halves) / len(halves) if whole else None,
         "median": sum(medians) / len(medians) if None not in medians else None,
         "seeds": means,
     }
@@ -67,9 +67,12 @@ def verification(cells: Sequence[dict[str, Any]]) -> list[Row]:
 
 def table(experiment: Experiment, found: Sequence[Row]) -> Table:
     """The rows for a terminal."""
-    shown = Table(title=f"{experiment.problem}: query {UNITS[experiment.metric]}, {experiment.seeds} seeds")
-    for column in ("learner", "tasks", "steps", "mean ± 95 %", "median", "failed", "CPU min"):
-        shown.add_column(column, justify="left" if column in ("learner", "tasks") else "right")
+    shown = Table(
+        title=f"{experiment.problem}: query {UNITS[experiment.metric]}, seeds: {experiment.seeds}",
+        caption="min: CPU minutes of a fit",
+    )
+    for column in ("learner", "tasks", "steps", "mean ± 95 %", "median", "failed", "min"):
+        shown.add_column(column, justify="left" if column in ("learner", "tasks") else "right", no_wrap=True)
     last = None
     for row in found:
         steps = "" if row["steps"] is None else str(row["steps"])
