@@ -12,9 +12,12 @@ import typer
 from rich.console import Console
 
 from learnopt.atomic import write_bytes
+from learnopt.cli_bandit import bandit_command
+from learnopt.cli_fewshot_checks import check_counts, checked_scale
+from learnopt.cli_l2l import l2l_command
 from learnopt.fewshot.curves import draw_curves
 from learnopt.fewshot.experiment import Entry, Experiment
-from learnopt.fewshot.problems import images, sinusoid
+from learnopt.fewshot.problems import images, ratings, sinusoid
 from learnopt.fewshot.sources.drawings import group_names, read_images
 from learnopt.fewshot.sources.glyphs import glyphs
 from learnopt.fewshot.table import markdown, rows, table, verification
@@ -40,7 +43,7 @@ def sinusoid_command(
 ) -> None:  # fmt: skip
     """Sine waves from ten points."""
     name = "sinusoid-random-frequency" if random_frequency else "sinusoid"
-    found = sinusoid.entries(random_frequency, _scale(scale))
+    found = sinusoid.entries(random_frequency, checked_scale(scale))
     run(Experiment(name, "loss", select(found, learners), out, seeds, tasks), json)
 
 
@@ -52,7 +55,7 @@ def glyphs_command(
     """Characters of random strokes that nobody has seen."""
     numbers = _ways(ways)
     train, test = glyphs(CLASSES), glyphs(TEST_CLASSES, split="test")
-    found = images.entries(train, test, numbers, _scale(scale))
+    found = images.entries(train, test, numbers, checked_scale(scale))
     run(Experiment("glyphs", "accuracy", select(found, learners), out, seeds, tasks), json)
 
 
@@ -72,8 +75,22 @@ def omniglot_command(
             f"{str(test)!r} has no alphabet that {str(train)!r} lacks; they share {', '.join(sorted(known))}"
         )
     pictures = read_images(train, size)[:2], read_images(test, size, groups=own)[:2]
-    found = images.entries(*pictures, _ways(ways), _scale(scale), turned=True, published=images.PUBLISHED)
+    found = images.entries(*pictures, _ways(ways), checked_scale(scale), turned=True, published=images.PUBLISHED)
     run(Experiment("omniglot", "accuracy", select(found, learners), out, seeds, tasks), json)
+
+
+def ratings_command(
+    shots: Annotated[int, typer.Option(help="ratings of a new user")] = 5,
+    learners: Learners = "", seeds: Seeds = 1, tasks: Tasks = 1000, scale: Scale = 1.0,
+    out: Out = Path("results/fewshot-ratings"), json: Json = None,
+) -> None:  # fmt: skip
+    """Ratings of a catalogue by a user whom nobody knows, from five."""
+    run(
+        Experiment(
+            "ratings", "loss", select(ratings.entries(shots, checked_scale(scale)), learners), out, seeds, tasks
+        ),
+        json,
+    )
 
 
 def _ways(text: str) -> tuple[int, ...]:
@@ -81,12 +98,6 @@ def _ways(text: str) -> tuple[int, ...]:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise ValueError(f"--ways takes whole numbers with commas between, got {text!r}") from None
-
-
-def _scale(scale: float) -> float:
-    if not 0 < scale < float("inf"):
-        raise ValueError(f"--scale must be above 0, got {scale:g}")
-    return scale
 
 
 def select(entries: Sequence[Entry], learners: str) -> list[Entry]:
@@ -104,9 +115,7 @@ def select(entries: Sequence[Entry], learners: str) -> list[Entry]:
 
 def run(experiment: Experiment, json: Path | None) -> None:
     """Run an experiment in its folder; prints the table, draws the curves and writes the record."""
-    for option, value in (("--seeds", experiment.seeds), ("--tasks", experiment.tasks)):
-        if value < 1:
-            raise ValueError(f"{option} must be 1 or more, got {value}")
+    check_counts(seeds=experiment.seeds, tasks=experiment.tasks)
     console = Console(stderr=True)
     with locked(experiment.out):
         cells = replace(experiment, listener=console.print).run()
@@ -132,6 +141,9 @@ PROBLEMS: dict[str, Callable[..., None]] = {
     "sinusoid": sinusoid_command,
     "glyphs": glyphs_command,
     "omniglot": omniglot_command,
+    "ratings": ratings_command,
+    "bandit": bandit_command,
+    "l2l": l2l_command,
 }
 """Commands by name: a problem is one function and one line here."""
 

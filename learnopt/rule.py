@@ -101,8 +101,8 @@ def init_state(layout: Layout, params: list[Tensor]) -> RuleState:
     n, device = params[0].shape[0], params[0].device
     count = len(params)
     weight = torch.stack([mean(p * p) for p in params], -1)
-    statistics = torch.zeros(n, count, len(features.STATISTICS), device=device)
-    statistics[..., features.STATISTICS.index("weight")] = weight
+    # a product instead of an assignment, which vmap could not map
+    statistics = weight[..., None] * torch.tensor([float(name == "weight") for name in features.STATISTICS]).to(device)
     rms0 = weight.sqrt()
     zeros = torch.zeros(n, count, HIDDEN, device=device)
     return RuleState(

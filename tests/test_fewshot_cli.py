@@ -145,12 +145,16 @@ def test_omniglots_own_archives(tmp_path: Path) -> None:
 def test_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     found = {}
     for script in sorted(EXAMPLES.glob("*.py")):
-        told = {"meta_steps": 40} | ({"classes": 80} if script.stem == "metric" else {})
+        told = {"classes": 80} if script.stem == "metric" else {}
+        told["meta_steps"] = {"rl2": 8, "l2l": 2}.get(script.stem, 40)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             found[script.stem] = runpy.run_path(str(script))["main"](**told)
-    assert set(found) == {"maml", "metric", "reptile"}
+    assert set(found) == {"l2l", "maml", "metric", "ratings", "reptile", "rl2"}
     assert found["maml"] < 4
     assert found["reptile"] < 4
     assert found["metric"] > 0.6
+    assert found["rl2"]["gittins"] > found["rl2"]["rl2"] > found["rl2"]["random"]
+    assert found["l2l"]["adam"] < 1
+    assert found["ratings"]["best-possible"] < found["ratings"]["metalstm"] < 2
     assert "±" in capsys.readouterr().out

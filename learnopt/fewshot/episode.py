@@ -24,7 +24,7 @@ class Episode(NamedTuple):
 
     def to(self, device: torch.device | str) -> Episode:
         """The same on `device`."""
-        return Episode(*(x.to(device) if isinstance(x, Tensor) else x for x in self))  # `check` names what is none
+        return Episode(*(x.to(device) for x in self))
 
 
 @runtime_checkable

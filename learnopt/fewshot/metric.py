@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from learnopt.fewshot.episode import Episode, EpisodeSource, check, check_pairs
+from learnopt.fewshot.episode import Episode, EpisodeSource, check_pairs
 from learnopt.fewshot.learner import Learner
 from learnopt.fewshot.rules import Params
 from learnopt.task import seed_of
@@ -193,7 +193,7 @@ class Siamese(MetricLearner):
         """
         logits, same = [], []
         for start in range(0, count, VERIFIED_AT_ONCE):
-            episodes = check(self.draw(tasks, "verify", seed, start, min(VERIFIED_AT_ONCE, count - start)))
+            episodes = self.draw(tasks, "verify", seed, start, min(VERIFIED_AT_ONCE, count - start))
             with torch.no_grad():
                 found = self._over(episodes, lambda e, scale, ways, a, b: self.same(scale, b, a))
             logits.append(found.flatten().cpu())
