@@ -92,7 +92,8 @@ class _Sampled:
     def __call__(self) -> Task:
         from learnopt.tasks.source import SuiteSource
 
-        return SuiteSource(augmented=False).sample(np.random.default_rng([11, self.i]))
+        task: Task = SuiteSource(augmented=False).sample(np.random.default_rng([11, self.i]))
+        return task
 
 
 class _Named:
@@ -104,7 +105,8 @@ class _Named:
     def __call__(self) -> Task:
         from learnopt.tasks import get_task
 
-        return get_task(self.name)
+        task: Task = get_task(self.name)
+        return task
 
 
 def _tasks(text: str, first: int, count: int) -> Iterator[_Sampled | _Named]:
