@@ -16,7 +16,7 @@ import torch
 from sklearn import datasets as sk
 
 from learnopt import carded
-from learnopt.provenance import write_record
+from learnopt.provenance import origin, write_record
 from learnopt.task import seed_of
 from learnopt.tasks import data_folder, package_data
 from learnopt.tasks.tables import GENERATORS, Table
@@ -146,9 +146,8 @@ def main() -> None:
     )  # fmt: skip
     print(json.dumps(rows, indent=1), "cost", round(cost, 3), round(total, 3), len(train), len(test))
     if args.weights:
-        carded.write(
-            args.weights, weights, {"kind": "select_model", "tables": len(train), "features": selection.FEATURES}
-        )
+        card = {"kind": "select_model", "tables": len(train), "features": selection.FEATURES}
+        carded.write(args.weights, weights, card | origin())
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def l2l_command(
         record = out / f"l2l-{problem}.json"
 
         def keep(found: dict[str, list[Row]]) -> None:
-            write_record(record, problem=problem, seeds=seeds, scale=scale, plan=repr(PLANS[problem]), rows=found)
+            write_record(record, problem=problem, seeds=seeds, scale=scale, plan=PLANS[problem].entry(), rows=found)
             if json is not None:
                 write_bytes(json, record.read_bytes())
 

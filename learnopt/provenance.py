@@ -39,12 +39,16 @@ def commit() -> str | None:
         return None
 
 
-def write_record(path: Path, **fields: Any) -> Path:
-    """Write a benchmark's JSON: how, when, where and from which code it was made, then `fields`; returns `path`."""
-    entry = {
+def origin() -> dict[str, Any]:
+    """How, when, where and from which code a result is being made."""
+    return {
         "command": " ".join(["python", *sys.argv]), "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(), "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "machine": platform.machine(),
     }  # fmt: skip
-    write_bytes(path, (json.dumps(entry | fields, indent=1) + "\n").encode())
+
+
+def write_record(path: Path, **fields: Any) -> Path:
+    """Write a benchmark's JSON: its `origin`, then `fields`; returns `path`."""
+    write_bytes(path, (json.dumps(origin() | fields, indent=1) + "\n").encode())
     return path

@@ -35,13 +35,18 @@ class Plan:
     tuning: int
     transfer: dict[str, Problems] = field(default_factory=dict)
 
+    def entry(self) -> dict[str, Any]:
+        """As plain values, for records."""
+        told = {name: problems.describe() for name, problems in self.transfer.items()}
+        return vars(self) | {"train": self.train.describe(), "transfer": told}
+
 
 PLANS: Final[dict[str, Plan]] = {
     "quadratics": Plan(
         Quadratics(), 80, 64, {"horizon": 200, "objective": "log-mean", "meta_lr": 5e-3}, (20, 50, 100, 200), 500, 200
     ),
     "digits": Plan(
-        DigitsMLP(), 50, 2, {"horizon": 100, "objective": "log-mean", "meta_lr": 5e-3}, (20, 30, 40, 50, 100), 8, 4,
+        DigitsMLP(), 300, 2, {"horizon": 100, "objective": "log-mean", "meta_lr": 5e-3}, (20, 30, 40, 50, 100), 8, 4,
         {"40 units": DigitsMLP(hidden=40), "ReLU": DigitsMLP(activation="relu")},
     ),
 }  # fmt: skip
