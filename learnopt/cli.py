@@ -1,4 +1,4 @@
-"""The command line: `learnopt compare`, `report`, `meta-train`, `stop-train`, `inspect`, `fewshot`."""
+"""The command line `learnopt`: its commands put together, its errors said in one line."""
 
 from __future__ import annotations
 

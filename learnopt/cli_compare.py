@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from datetime import date
@@ -19,6 +18,7 @@ from learnopt import devices, recording_report
 from learnopt import report as reports
 from learnopt.compare import Comparison, Plan, compare, default_optimizers, writable
 from learnopt.figures import against_each, summarise, task_rows
+from learnopt.provenance import typed
 from learnopt.task import Task
 
 
@@ -47,7 +47,7 @@ def compare_command(
     cores = workers or joblib.cpu_count()
     started = time.perf_counter()
     result = _run(plan, folder, cores)
-    command = " ".join(["learnopt", *sys.argv[1:]])
+    command = typed()
     entry = reports.document(result, command, cores, time.perf_counter() - started)
     _show(entry, reports.write(entry, result.runs, folder), result.skipped)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -121,9 +120,8 @@ def run(experiment: Experiment, json: Path | None) -> None:
         cells = replace(experiment, listener=console.print).run()
         found, verified = rows(experiment, cells), verification(cells)
         name = experiment.problem
-        typed = " ".join(["learnopt", *sys.argv[1:]])
         record = write_record(
-            experiment.out / f"{name}.json", command=typed, problem=name, metric=experiment.metric,
+            experiment.out / f"{name}.json", problem=name, metric=experiment.metric,
             seeds=experiment.seeds, tasks=experiment.tasks, rows=found, verification=verified, cells=cells,
         )  # fmt: skip
         if json is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,7 +19,7 @@ from learnopt.locking import locked
 from learnopt.meta_config import MetaTrainConfig, parse_config, read_config
 from learnopt.meta_report import draw_curve, table
 from learnopt.meta_train import MetaTrainer
-from learnopt.provenance import commit
+from learnopt.provenance import commit, typed
 from learnopt.ranks import RankedPool, launched
 from learnopt.workers import Pool
 
@@ -49,7 +48,7 @@ def meta_train(
     console = Console(stderr=True)
     with _pool(source, workers, out, place) as pool:
         trainer = MetaTrainer(settings, source, out, pool)
-        trainer.on_save = lambda state: export.weights(out, state, settings, " ".join(["learnopt", *sys.argv[1:]]))
+        trainer.on_save = lambda state: export.weights(out, state, settings, typed())
         if trainer.state.meta_step:
             _say(pool, console, f"going on at meta-step {trainer.state.meta_step} of {settings.meta_steps}")
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +16,7 @@ from rich.table import Table
 from learnopt import artifact, devices, export
 from learnopt.episodes import draw
 from learnopt.meta_config import parse_config
+from learnopt.provenance import typed
 from learnopt.stop_train import Outcome, Recorder, Recording, calibrate, fit, outcome
 from learnopt.task import seed_of
 from learnopt.workers import Pool
@@ -60,7 +60,7 @@ def stop_train_command(
     head = fit(recordings, torch.Generator().manual_seed(seed_of("stop", seed)))
     chosen = calibrate(head, fresh)
     found = {
-        "stop_threshold": chosen.threshold, "stop_command": " ".join(["learnopt", *sys.argv[1:]]),
+        "stop_threshold": chosen.threshold, "stop_command": typed(),
         "stop_seed": seed, "stop_episodes": episodes, "stop_outcome": chosen._asdict(),
     }  # fmt: skip
     export.with_stop_head(loaded, out, head, found)

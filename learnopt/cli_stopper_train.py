@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from learnopt.provenance import commit
+from learnopt.provenance import origin
 from learnopt.stopping import calibrate, peer_train, policy, train, weights
 from learnopt.stopping import curves as recorded_curves
 from learnopt.stopping.calibrate import PrunedOutcome
@@ -49,9 +47,7 @@ def stopper_train_command(
         "outcome": dict(stops)[threshold]._asdict(), "pruning_outcome": dict(prunes)[pruning]._asdict(),
         "tasks": len(learned.numbers), "curves": len(learned), "tasks_aside": len(fresh.numbers),
         "datasets": sorted({d for i in learned.numbers for d in everything.datasets[i].split(",")}),
-        "seed": seed, "iterations": iterations, "command": " ".join(["learnopt", *sys.argv[1:]]),
-        "commit": commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"torch": torch.__version__},
+        "seed": seed, "iterations": iterations, **origin(),
     })  # fmt: skip
     Console().print(_stopping_table(fresh, stops, threshold), _pruning_table(prunes, pruning))
     console.print(f"wrote {out}")

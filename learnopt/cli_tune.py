@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
-import sys
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +15,7 @@ from rich.progress import track
 from learnopt.atomic import write_bytes
 from learnopt.batched_optimizers import RECIPES
 from learnopt.corpus import Corpus
-from learnopt.provenance import commit
+from learnopt.provenance import origin
 from learnopt.table_data import TASKS
 from learnopt.table_file import HEADERS
 from learnopt.tuner import knowledge as knowledges
@@ -107,10 +104,6 @@ def tune_train_command(
     lessons = gather(shown, recipe.rates, recipe.decays)
     console.print(f"learning from {len(lessons.names)} of {len(paths)} recorded tasks")
     found = learn(lessons, optimizer, seed, steps)
-    fields = {
-        "name": out.stem, "tasks": len(lessons.names), "command": " ".join(["learnopt", *sys.argv[1:]]), "seed": seed,
-        "steps": steps, "commit": commit(), "date": datetime.now(UTC).date().isoformat(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }  # fmt: skip
-    knowledges.save(out, found, fields)
+    fields = {"name": out.stem, "tasks": len(lessons.names), "seed": seed, "steps": steps}
+    knowledges.save(out, found, fields | origin())
     console.print(f"wrote {out}")

@@ -39,10 +39,17 @@ def commit() -> str | None:
         return None
 
 
+def typed() -> str:
+    """The command line: `learnopt ...`, however it was started, or `python SCRIPT ...`."""
+    program, *words = sys.argv
+    own = "learnopt" in (Path(program).name, Path(program).parent.name)
+    return " ".join(["learnopt", *words] if own else ["python", *sys.argv])
+
+
 def origin() -> dict[str, Any]:
     """How, when, where and from which code a result is being made."""
     return {
-        "command": " ".join(["python", *sys.argv]), "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": typed(), "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(), "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "machine": platform.machine(),
     }  # fmt: skip

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from learnopt import LearnedOptimizer, artifact, meta_network, stop_head
 
@@ -25,6 +28,21 @@ def network(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Tanh(), nn.Linear(7, 2)).to(dtype)
+
+
+def reread(
+    model: nn.Module, optimizer: Optimizer, make: Callable[[Iterator[nn.Parameter]], Optimizer]
+) -> tuple[nn.Sequential, Any]:
+    """Both as they come back from a file, into another network and the optimizer that `make` makes for it."""
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    other = network(seed=5, dtype=next(model.parameters()).dtype)
+    other.load_state_dict(saved["model"])
+    fresh = make(other.parameters())
+    fresh.load_state_dict(saved["optimizer"])
+    return other, fresh
 
 
 def loss_of(model: nn.Module, seed: int) -> Tensor:

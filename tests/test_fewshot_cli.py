@@ -103,6 +103,14 @@ def test_glyphs_are_drawn_and_compared(tmp_path: Path, monkeypatch: pytest.Monke
         (["sinusoid", "--tasks", "0"], "--tasks must be 1 or more, got 0"),
         (["sinusoid", "--scale", "0"], "--scale must be above 0, got 0"),
         (["omniglot", "no.zip", "no.zip"], "'no.zip' is neither a folder nor a zip archive"),
+        (["bandit", "--arms", "1"], "at least 2 arms, got 1"),
+        (["bandit", "--pulls", "0"], "pulls must be a whole number of 1 or more, got 0"),
+        (["bandit", "--seeds", "0"], "--seeds must be 1 or more, got 0"),
+        (["bandit", "--scale", "0"], "--scale must be above 0, got 0"),
+        (["l2l", "cubics"], "unknown problem 'cubics'; choose from: quadratics, digits"),
+        (["l2l", "--seeds", "0"], "--seeds must be 1 or more, got 0"),
+        (["l2l", "--scale", "-1"], "--scale must be above 0, got -1"),
+        (["ratings", "--shots", "99"], "99 shots and 15 queries need as many items, got 100"),
     ],
 )
 def test_bad_input_is_one_line(

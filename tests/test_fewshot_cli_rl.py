@@ -84,25 +84,3 @@ def test_ratings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = records(out, "ratings", copy)["rows"]
     assert {row["entry"] for row in rows} == {"item-means", "best-possible", "anil", "metalstm"}
     assert "metalstm" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["bandit", "--arms", "1"], "at least 2 arms, got 1"),
-        (["bandit", "--pulls", "0"], "pulls must be a whole number of 1 or more, got 0"),
-        (["bandit", "--seeds", "0"], "--seeds must be 1 or more, got 0"),
-        (["bandit", "--scale", "0"], "--scale must be above 0, got 0"),
-        (["l2l", "cubics"], "unknown problem 'cubics'; choose from: quadratics, digits"),
-        (["l2l", "--seeds", "0"], "--seeds must be 1 or more, got 0"),
-        (["l2l", "--scale", "-1"], "--scale must be above 0, got -1"),
-        (["ratings", "--shots", "99"], "99 shots and 15 queries need as many items, got 100"),
-    ],
-)
-def test_bad_input_is_one_line(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    assert run(["fewshot", *words, "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from optimizer_toy import assert_same, busy_weights, loss_of, network, snapshot, train, values
+from optimizer_toy import assert_same, busy_weights, loss_of, network, reread, snapshot, train, values
 from torch import nn
 
 from learnopt import LearnedOptimizer, artifact, meta_network
@@ -33,15 +32,7 @@ def through_state_dict(model: nn.Sequential, optimizer: LearnedOptimizer, weight
 
 
 def through_a_file(model: nn.Sequential, optimizer: LearnedOptimizer, weights: str) -> Pair:
-    buffer = io.BytesIO()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
-    buffer.seek(0)
-    saved = torch.load(buffer, weights_only=True)
-    other = network(seed=5, dtype=next(model.parameters()).dtype)
-    other.load_state_dict(saved["model"])
-    fresh = LearnedOptimizer(other.parameters(), 3, weights=weights)
-    fresh.load_state_dict(saved["optimizer"])
-    return other, fresh
+    return reread(model, optimizer, lambda params: LearnedOptimizer(params, 3, weights=weights))
 
 
 def through_pickle(model: nn.Sequential, optimizer: LearnedOptimizer, weights: str) -> Pair:

@@ -75,7 +75,10 @@ def test_states_of_older_versions_can_be_loaded(info: OptimizerInfo) -> None:
             for flag in info.not_og_supported_flags:
                 group.pop(flag, None)
         optimizer.load_state_dict(state)
+        before = [p.detach().clone() for p in model.parameters()]
         pass_back(model, optimizer, 1)
+        assert all(p.isfinite().all() for p in model.parameters())
+        assert any(not torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
 
 
 @named
@@ -113,12 +116,15 @@ def test_states_with_a_number_for_their_step_can_be_loaded(info: OptimizerInfo) 
         line = Line()
         optimizer = info.optim_cls(line.params, **kwargs)
         run(line, optimizer, 3)
-        state = saved(optimizer)
+        twin, state = line.twin(), saved(optimizer)
+        plain = info.optim_cls(twin.params, **kwargs)
+        plain.load_state_dict(saved(optimizer))
         for entry in state["state"].values():
             if isinstance(entry, dict) and torch.is_tensor(entry.get("step")):
                 entry["step"] = entry["step"].item()
         optimizer.load_state_dict(state)
-        run(line, optimizer, 1)
+        assert_equal(run(line, optimizer, 1), run(twin, plain, 1))
+        assert_equal(line.params, twin.params)
 
 
 def mark(optimizer: Optimizer) -> None:

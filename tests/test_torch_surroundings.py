@@ -6,13 +6,12 @@ Asked of ours and of AdamW, or of those that `--judged` names. What is special t
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 from typing import Any
 
 import pytest
 import torch
-from optimizer_toy import loss_of, network, values
+from optimizer_toy import loss_of, network, reread, values
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -71,27 +70,15 @@ def test_a_deepcopy_goes_on_exactly(info: OptimizerInfo) -> None:
     assert_they_go_on_alike(both, copy.deepcopy(both))
 
 
-def from_file(info: OptimizerInfo, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-    file = io.BytesIO()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    other = network(seed=5, dtype=next(model.parameters()).dtype)
-    other.load_state_dict(saved["model"])
-    fresh = info.optim_cls(other.parameters())
-    fresh.load_state_dict(saved["optimizer"])
-    return other, fresh
-
-
 def test_a_file_goes_on_exactly(info: OptimizerInfo) -> None:
     both = begun(info)
-    assert_they_go_on_alike(both, from_file(info, *both))
+    assert_they_go_on_alike(both, reread(*both, info.optim_cls))
 
 
 def test_bfloat16_goes_on_exactly(info: OptimizerInfo) -> None:
     """Also what an optimizer keeps in float32 beside parameters of half precision."""
     both = begun(info, torch.bfloat16)
-    other = from_file(info, *both)
+    other = reread(*both, info.optim_cls)
     assert_same(both[1].state_dict()["state"], other[1].state_dict()["state"])
     assert_they_go_on_alike(both, other)
 
