@@ -113,6 +113,16 @@ def test_plateau_decays_as_torch_does(mode: str, threshold_mode: str) -> None:
         assert optimizers[1].param_groups[0]["lr"] < 1
 
 
+def test_plateau_decays_a_tensor_in_place() -> None:
+    rate = torch.tensor(0.5)
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))], lr=rate)
+    stopper = DecayOnPlateau(optimizer, factor=0.5, patience=0, min_lr=0.2)
+    for expected in (0.5, 0.25, 0.2):
+        stopper.update(1.0)
+        assert optimizer.param_groups[0]["lr"] is rate
+        assert rate.item() == pytest.approx(expected)
+
+
 def test_plateau_stops_after_its_decays() -> None:
     stopper = DecayOnPlateau(patience=1, decays=2)
     verdicts = [stopper.update(v) for v in [1.0] * 9]
@@ -214,6 +224,7 @@ def test_composition() -> None:
         (lambda: RelativeImprovement(2), "share must be a finite number of at least 0 and at most 1, got 2"),
         (lambda: RelativeImprovement(of="loss"), "of must be 'progress' or 'value', got 'loss'"),
         (lambda: DecayOnPlateau(3), "optimizer must have param_groups, got 3"),
+        (lambda: DecayOnPlateau(factor=1), "factor must be below 1, got 1"),
         (lambda: DecayOnPlateau(threshold_mode="x"), "threshold_mode must be 'rel' or 'abs', got 'x'"),
         (lambda: LearnedStopper(0), "total_steps must be a finite number above 0, got 0"),
         (lambda: LearnedStopper(tolerance=-1), "tolerance must be"),
