@@ -93,6 +93,21 @@ def test_patience_restores_the_best_weights() -> None:
         Patience(2).restore()
 
 
+def test_weights_of_forgotten_steps_are_forgotten() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    stopper = Patience(5, restore_best=model)
+    for value, step in ((3.0, 0), (1.0, 1), (4.0, 1)):  # step 1 is run again, and comes out worse
+        with torch.no_grad():
+            model.weight.fill_(value)
+        stopper.update(value, step)
+    with torch.no_grad():
+        model.weight.fill_(9.0)
+    stopper.restore()
+    assert model.weight.item() == 4
+    stopper.reset()
+    assert stopper.restore() is None
+
+
 @pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_plateau_decays_as_torch_does(mode: str, threshold_mode: str) -> None:
@@ -128,6 +143,10 @@ def test_plateau_stops_after_its_decays() -> None:
     verdicts = [stopper.update(v) for v in [1.0] * 9]
     assert [v.lr_factor for v in verdicts] == [1, 1, 0.1, 1, 0.1, 1, 1, 1, 1]
     assert [v.stop for v in verdicts] == [False] * 6 + [True] * 3
+
+
+def test_no_improvement_at_all_is_less_than_any_share() -> None:
+    assert stops(RelativeImprovement(0, window=2), [3.0, 2.0, 1.0, 1.0, 1.0, 1.0]) == 4
 
 
 def test_relative_improvement_is_free_of_scale_and_shift() -> None:
