@@ -13,17 +13,7 @@ import torch
 
 from learnopt.cli import run
 from learnopt.corpus import Corpus
-from learnopt.stopping import (
-    Patience,
-    calibrate,
-    curve_features,
-    curves,
-    peer_features,
-    peer_train,
-    policy,
-    train,
-    weights,
-)
+from learnopt.stopping import Patience, calibrate, curves, peer_features, peer_train, policy, train, weights
 from learnopt.stopping.curve_network import CurveNetwork
 from learnopt.stopping.curves import Curves
 
@@ -72,31 +62,6 @@ def test_splits_have_no_data_in_common(recorded: Curves, seed: int) -> None:
         curves.split(Curves(one.values, one.steps, one.task, ["a"], ["a"], one.constant, one.length), 0.5, 0)
 
 
-def test_data_sets_may_be_shared_through_others() -> None:
-    assert curves._groups(["a,z", "a,b", "q", "z"]) == [{2}, {0, 1, 3}]
-
-
-def test_memory_of_a_curve_against_a_slow_truth() -> None:
-    rng = np.random.default_rng(0)
-    values = (rng.standard_normal(30) - 0.1 * np.arange(30)).tolist()
-    values[4] = values[11] = values[12] = math.nan
-    state, missing, seen = curve_features.begin(1), 0.0, list[float]()
-    for place, value in enumerate(values):
-        state = curve_features.advance(state, *(torch.tensor([v], dtype=torch.float64) for v in (value, float(place))))
-        missing += 0.2 * (math.isnan(value) - missing)
-        seen += [] if math.isnan(value) else [value]
-        steps = np.abs(np.diff(seen))
-        best = int(np.argmin(seen))
-        expected = {
-            "number": len(seen), "seen": place + 1, "first": seen[0], "last": seen[-1], "best": seen[best],
-            "best_number": best + 1, "missing": missing, "roughness": steps.mean() if len(steps) else 0.0,
-        }  # fmt: skip
-        for name, wanted in expected.items():
-            assert float(getattr(state, name)) == pytest.approx(float(wanted)), (place, name)
-        column = curve_features.columns(state, torch.zeros(1, dtype=torch.float64))
-        assert float(column[0, curve_features.COLUMNS.index("missing")]) == pytest.approx(missing)
-
-
 def test_labels_against_a_slow_truth(recorded: Curves) -> None:
     generator = torch.Generator().manual_seed(0)
     values, steps, told = train.vary(recorded.of(torch.arange(40)), generator)
@@ -141,35 +106,6 @@ def test_outcomes(recorded: Curves) -> None:
     row = recorded.values[5]
     assert float(at_once[5, 1]) == pytest.approx(min(1.0, float(row[0] / row.min() - 1)))
     assert float(at_once[5, 0]) == 0
-
-
-def short(rows: list[list[float]]) -> Curves:
-    values = torch.tensor(rows, dtype=torch.float64)
-    steps = torch.arange(values.shape[1], dtype=torch.float64).expand_as(values)
-    n = len(values)
-    length = torch.full((n,), values.shape[1])
-    return Curves(
-        values, steps, torch.zeros(n, dtype=torch.long), ["t"], ["d"], torch.ones(n, dtype=torch.bool), length
-    )
-
-
-def test_excess_is_counted_up_to_a_limit() -> None:
-    found = policy.excess_at(short([[9.0, 1.5, 2.0, 1.0], [-1.0, math.nan, -2.0, -1.5]]))
-    assert found.tolist() == [[1.0, 0.5, 0.5, 0.0], [0.5, 0.5, 0.0, 0.0]]
-
-
-def test_first_below_waits_for_three_values_and_ends_with_the_curve() -> None:
-    chances = torch.tensor([[0.0] * 5, [0.9, 0.9, 0.9, 0.1, 0.0], [0.9] * 5])
-    assert policy.first_below(chances, 0.2, short([[1.0] * 5] * 3)).tolist() == [2, 3, 4]
-
-
-def test_thresholds_are_the_highest_that_is_allowed() -> None:
-    stopping = [(t, policy.Outcome(0.5, e, 0, 0)) for t, e in ((0.1, 0.001), (0.2, 0.004), (0.3, 0.0041), (0.4, 0.1))]
-    assert calibrate.stopping_threshold(stopping) == 0.2
-    assert calibrate.stopping_threshold(stopping[2:]) == calibrate.THRESHOLDS[0]
-    pruning = [(t, calibrate.PrunedOutcome(0.5, near)) for t, near in ((0.01, 1.0), (0.02, 0.95), (0.03, 0.949))]
-    assert calibrate.pruning_threshold(pruning) == 0.02
-    assert calibrate.pruning_threshold(pruning[2:]) == calibrate.PRUNING[0]
 
 
 def test_it_learns_what_curves_do(recorded: Curves) -> None:
