@@ -70,9 +70,13 @@ def run(arguments: list[str]) -> int:
     except _UsageError as error:
         return _say(_message(error), USAGE)
     except (typer.Abort, KeyboardInterrupt) as stop:
-        return _say(str(stop) or "interrupted; the same command goes on where this one stopped", INTERRUPTED)
+        return _say(str(stop) or "interrupted", INTERRUPTED)
     except ValueError as error:
         return _say(str(error), USAGE)
+    except OSError as error:
+        if error.filename is None:  # nothing that a user named
+            raise
+        return _say(f"{error.filename}: {error.strerror}", USAGE)
     return code if isinstance(code, int) else 0
 
 

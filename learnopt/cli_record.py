@@ -50,12 +50,15 @@ def record_command(
         TimeRemainingColumn(), TextColumn("{task.description}"), console=console, speed_estimate_period=600,
     ) as progress:  # fmt: skip
         bar = progress.add_task("", total=len(makers))
-        for make in makers:
-            task = make()
-            progress.update(bar, description=task.name)
-            for optimizer in plan.optimizers:
-                _record_one(corpus, task, optimizer, plan, left_out)
-            progress.advance(bar)
+        try:
+            for make in makers:
+                task = make()
+                progress.update(bar, description=task.name)
+                for optimizer in plan.optimizers:
+                    _record_one(corpus, task, optimizer, plan, left_out)
+                progress.advance(bar)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; the same command goes on where this one stopped") from None
     for name, reason in left_out.items():
         console.print(f"left out {name}: {reason}", soft_wrap=True, highlight=False)
     console.print(f"{len(corpus.paths())} files of runs in {out}")

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from learnopt.atomic import write_bytes
+from learnopt.atomic import check_folder, write_bytes
 from learnopt.batched_optimizers import RECIPES
 from learnopt.corpus import Corpus
 from learnopt.provenance import origin
@@ -45,6 +45,7 @@ def tune_command(
 ) -> None:
     """Recommend learning rate, schedule and weight decay for a network on a table; train it; write picture and JSON."""
     console = Console()
+    check_folder(out)
     if predict and not train:
         raise ValueError("--predict needs the trained network: leave out --no-train")
     table = prepare(data, target, task, header, seed)

@@ -21,13 +21,15 @@ CHUNK = 100_000
 SAMPLED_BYTES = 1_000_000
 HEADERS = ("auto", "yes", "no")
 _DECIMAL_COMMA = re.compile(r"\s*-?\d{1,12},\d+\s*")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ].*)?")
 
 
 def read_frame(location: str, header: str = "auto") -> pd.DataFrame:
     """The file's cells: floats where a column mostly holds numbers, else strings; names are the header or 0, 1, ...
 
-    Numbers may have decimal commas where the separator is another character. Of a file above `MOST_BYTES`, a random
-    sample of rows, the same at every call.
+    Dates as 2026-11-22, with or without a time, are numbers too: seconds since 1970. Numbers may have decimal commas
+    where the separator is another character. Of a file above `MOST_BYTES`, a random sample of rows, the same at every
+    call.
 
     Args:
         header: "auto", "yes" or "no": whether the first line names the columns.
@@ -111,8 +113,7 @@ def _parquet(path: Path, location: str) -> pd.DataFrame:
 def _of_any_type(column: pd.Series) -> pd.Series:
     """A Parquet column as floats or strings."""
     if pd.api.types.is_datetime64_any_dtype(column):
-        start = pd.Timestamp(0, tz=getattr(column.dtype, "tz", None))
-        return numbers((column - start).dt.total_seconds())
+        return numbers(_seconds(column))
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return numbers(column)
     words = column.astype(object).where(column.notna(), None)
@@ -142,12 +143,12 @@ def _typed(frame: pd.DataFrame, header: str) -> pd.DataFrame:
 
 
 def _numeric(column: pd.Series) -> pd.Series | None:
-    """The column as floats, or None where fewer than nine tenths of its cells are numbers; infinite ones are numbers,
-    but missing ones."""
+    """The column as floats, or None where fewer than nine tenths of its cells are numbers or dates; infinite ones are
+    numbers, but missing ones."""
     present = int(column.notna().sum())
     if not present:
         return None
-    for cells in (column, _decimal_points(column)):
+    for cells in (column, _decimal_points(column), _dates(column)):
         if cells is not None and int(pd.to_numeric(cells, errors="coerce").notna().sum()) >= 0.9 * present:
             return numbers(cells)
     return None
@@ -159,3 +160,16 @@ def _decimal_points(column: pd.Series) -> pd.Series | None:
     if not present.head(50).map(lambda cell: bool(_DECIMAL_COMMA.fullmatch(cell))).any():
         return None
     return column.str.replace(",", ".", n=1, regex=False)
+
+
+def _dates(column: pd.Series) -> pd.Series | None:
+    """Seconds since 1970, if nearly all cells look like ISO dates."""
+    present = column.dropna()
+    if not present.head(50).map(lambda cell: bool(_DATE.fullmatch(cell.strip()))).any():
+        return None
+    return _seconds(pd.to_datetime(column, format="ISO8601", errors="coerce", utc=True))
+
+
+def _seconds(times: pd.Series) -> pd.Series:
+    """Seconds since 1970."""
+    return (times - pd.Timestamp(0, tz=getattr(times.dtype, "tz", None))).dt.total_seconds()

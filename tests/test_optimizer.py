@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -151,6 +152,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"total_steps": 0}, r"total_steps .* got 0"),
     ({"total_steps": 2.5}, r"total_steps .* got 2.5"),
     ({"total_steps": True}, r"total_steps .* got True"),
+    ({"total_steps": np.bool_(True)}, r"total_steps .* got np.True_"),
+    ({"total_steps": np.float64(30)}, r"total_steps .* got np.float64"),
     ({"lr": -0.1}, r"lr .* got -0.1"),
     ({"lr": float("nan")}, r"lr .* got nan"),
     ({"lr": torch.ones(2)}, r"lr .* shape \(2,\)"),
@@ -164,6 +167,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LearnedOptimizer([nn.Parameter(torch.ones(2))], **arguments)
+
+
+def test_numbers_of_steps_out_of_numpy() -> None:
+    optimizer = LearnedOptimizer([nn.Parameter(torch.ones(2))], np.int64(30))
+    assert type(optimizer.state_dict()["param_groups"][0]["total_steps"]) is int
+    assert optimizer.param_groups[0]["total_steps"] == 30
 
 
 @pytest.mark.parametrize("loss", [torch.ones(2), torch.zeros(0)])

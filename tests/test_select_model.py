@@ -48,6 +48,15 @@ def test_what_is_learned_follows_the_scores() -> None:
     assert torch.equal((((seen - w["mean"]) / w["deviation"]) @ w["weights"]).argsort(), scores.argsort())
 
 
+def test_whole_numbers_are_classes_where_they_are_few() -> None:
+    x = np.random.default_rng(0).standard_normal((100, 2))
+    for y, kind in (
+        (np.arange(100), "regression"), (np.arange(100) % 3, "classification"), (np.arange(100) > 50, "classification"),
+        (np.array(["u", "v"] * 50, dtype=object), "classification"),
+    ):  # fmt: skip
+        assert select_model(x, y, candidates=["linear"]).task == kind
+
+
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_every_candidate_learns_both_kinds(name: str) -> None:
     x, y = make_regression(300, 4, random_state=0)
@@ -71,6 +80,8 @@ def test_training_that_fails_scores_lowest() -> None:
         (np.zeros((50, 2)), np.arange(49.0), {}, "one value per row"),
         (np.zeros((3, 2)), np.arange(3.0), {}, "3 rows are too few"),
         (np.zeros((50, 2)), np.zeros(50), {}, "never changes"),
+        (np.zeros((50, 2)), np.array([np.nan, 1.0] * 25), {}, "y holds values that are not finite"),
+        (np.zeros((50, 2)), np.array(["a", "b"] * 25), {"task": "regression"}, "regression, but y holds .*'a'"),
         (np.zeros((50, 2)), np.arange(50.0), {"candidates": ["forest"]}, "unknown candidate 'forest'"),
         (np.zeros((50, 2)), np.arange(50.0), {"candidates": []}, "no candidates"),
         (np.zeros((50, 2)), np.arange(50.0), {"task": "ranking"}, "task must be"),

@@ -13,7 +13,7 @@ import torch
 
 from learnopt.cli import run
 from learnopt.corpus import Corpus
-from learnopt.stopping import Patience, calibrate, curves, peer_train, policy, train, weights
+from learnopt.stopping import Patience, calibrate, curves, peer_features, peer_train, policy, train, weights
 from learnopt.stopping.curve_network import CurveNetwork
 from learnopt.stopping.curves import Curves
 
@@ -126,6 +126,19 @@ def test_it_learns_what_curves_do(recorded: Curves) -> None:
     )
 
 
+def assert_truth(task: peer_train.Recorded, order: list[int], study: peer_train.Study) -> None:
+    """Labels of a study without pruning say, at every moment, whether a trial becomes the best by half a per cent."""
+    champion, labels = float(task.best[order[0], -1]), iter(study.truth)
+    for j in order[1:]:
+        own = task.best[j].tolist()
+        if math.isinf(own[0]):
+            continue
+        for value, label in zip(own, next(labels).tolist(), strict=True):
+            target = min(value, champion)
+            assert label == (value - own[-1] > value - target + peer_features.MARGIN * abs(target)), (j, value)
+        champion = min(champion, own[-1])
+
+
 def test_simulated_studies(recorded: Curves) -> None:
     task = peer_train.recorded(CurveNetwork(), recorded)[2]
     order = list(range(16))
@@ -139,6 +152,8 @@ def test_simulated_studies(recorded: Curves) -> None:
             leading.append(float(task.best[j, -1]))
     assert strict.completed == min(leading)
     assert strict.compute < 0.3
+    assert_truth(task, order, never)
+    assert 0 < torch.cat(never.truth).mean() < 1
     for x, y in zip(strict.inputs, strict.truth, strict=True):
         assert len(x) == len(y)
         assert len(y) <= 20

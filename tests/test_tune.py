@@ -124,11 +124,12 @@ def test_a_data_loader_and_its_validation() -> None:
     assert "No validation data" not in result.reason
 
 
-@pytest.mark.parametrize("target", ["column", "flat", "binary"])
+@pytest.mark.parametrize("target", ["column", "flat", "binary", "column of classes"])
 def test_usual_losses(target: str) -> None:
     x, y = arrays()
-    wanted = {"column": x[:, :1], "flat": x[:, 0], "binary": y}[target]
-    result = tune(lambda: nn.Linear(6, 1), (x, wanted), steps=40, budget=20, progress=False)
+    wanted = {"column": x[:, :1], "flat": x[:, 0], "binary": y, "column of classes": y[:, None]}[target]
+    outputs = 2 if target == "column of classes" else 1
+    result = tune(lambda: nn.Linear(6, outputs), (x, wanted), steps=40, budget=20, progress=False)
     assert result.expected_loss > 0
 
 
@@ -251,6 +252,7 @@ def test_files_are_written(tmp_path: Path) -> None:
         ({"train_data": (np.full((50, 6), np.nan), np.zeros(50))}, "X holds values that are not finite"),
         ({"train_data": (np.array([["a"]] * 50), np.zeros(50))}, "X must be numbers"),
         ({"train_data": (np.zeros((3, 6)), np.zeros(3))}, "3 rows are too few"),
+        ({"make_model": lambda: nn.Linear(6, 1), "train_data": (np.zeros((50, 6)), np.arange(50))}, "y .* one output"),
         ({"make_model": 3}, "make_model must be a function"),
         ({"make_model": lambda: 3}, "make_model must return an nn.Module, got int"),
         ({"make_model": nn.ReLU}, "no trainable parameters"),

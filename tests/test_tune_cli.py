@@ -135,7 +135,7 @@ def test_infinite_features_count_as_missing(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[str | bytes, list[str], str]] = {
     "no such target": (with_column(), ["--target", "weight"], "no target column 'weight'; choose from: width, height"),
     "constant target": (with_column(price=7.5), [], "the target 'price' never changes"),
-    "one class": (with_column(price="same"), [], "the target 'price' has 1 classes"),
+    "one class": (with_column(price="same"), [], "the target 'price' never changes: it is always 'same'"),
     "all targets missing": (with_column(price=np.nan), [], "0 rows with a target"),
     "three rows": ("a,b\n1,2\n3,4\n5,6\n", [], "3 rows with a target, at least 20"),
     "only text": ("".join(f"text {i},{i % 2}\n" for i in range(60)), [], "no usable feature"),
@@ -167,6 +167,34 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path, case: str, capsys: pyt
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["t.csv", "t.csv/below"])
+def test_an_out_that_is_no_folder(tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.csv").write_text(with_column())
+    assert run(tmp_path / "t.csv", "--out", tmp_path / place) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "t.csv' is no folder that can be written to" in error
+    assert (tmp_path / "t.csv").read_text() == with_column()
+
+
+def test_dates_are_numbers(tmp_path: Path) -> None:
+    data = frame()
+    data["day"] = pd.date_range("2024-02-27", periods=len(data)).strftime("%Y-%m-%d")
+    data.loc[3, "day"] = np.nan
+    data["at"] = pd.date_range("2024-02-27 12:30", periods=len(data), freq="h").strftime("%Y-%m-%dT%H:%M:%SZ")
+    data["code"] = [f"2024-{i}" for i in range(len(data))]
+    for path in (tmp_path / "t.csv", tmp_path / "t.parquet"):
+        if path.suffix == ".csv":
+            data.to_csv(path, index=False)
+        else:
+            data.assign(day=pd.to_datetime(data["day"]), at=pd.to_datetime(data["at"])).to_parquet(path)
+        read = read_frame(str(path))
+        assert read["day"].diff().value_counts().index[0] == 86400
+        assert read["day"].isna().sum() == 1
+        assert read["at"][0] == 1709037000
+        assert read["code"][0] == "2024-0"
 
 
 def test_missing_files_and_parquet_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

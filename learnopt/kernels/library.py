@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 from learnopt import features, memory, meta_network, orthogonal, rule, stop_head
 
+_log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 SOURCES = ("step.c", "decide.c", "elements.c", "orthogonalise.c")
 HEADERS = ("net.h", "elements.h", "orthogonalise.h", "products.h")
@@ -92,9 +94,13 @@ def _machine() -> str:
     return f"{platform.system()} {platform.machine()} {abilities}"
 
 
-def _folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "learnopt"
+def _folder() -> Path | None:
+    """The user's cache, None for a user without a home."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(cache) if cache else Path.home() / ".cache") / "learnopt"
+    except RuntimeError:
+        return None
 
 
 def build(folder: Path) -> Path | None:
@@ -133,8 +139,13 @@ def load() -> ctypes.CDLL | None:
     """The library, or None where it is turned off or cannot be built."""
     if os.environ.get(SWITCH, "").lower() == "torch":
         return None
-    path = build(_folder()) if _writable(_folder()) else None
+    folder = _folder()
+    path = build(folder) if folder is not None and _writable(folder) else None
     if path is None:
+        _log.warning(
+            "the fast kernel could not be built, so steps take eager torch, which is slower on a CPU: a C compiler "
+            "(cc, gcc or $CC) and a writable cache folder are needed; %s=torch silences this line", SWITCH,
+        )  # fmt: skip
         return None
     try:
         library = ctypes.CDLL(str(path))

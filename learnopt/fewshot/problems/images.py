@@ -22,6 +22,9 @@ CHANNELS, EMBEDDED = 32, 64
 QUERIES, REPTILE_SHOTS = 5, 15
 """Queries a class; examples a class that Reptile trains on, as in its paper."""
 
+METRIC_WAYS = 20
+"""Classes a task that the metric learners train on, where there are as many."""
+
 Images = tuple[Tensor, Tensor]
 """Images `(n, 1, size, size)` and class numbers `(n,)`."""
 
@@ -69,7 +72,7 @@ def entries(
         w: {f"{w}-way {shots}-shot": FewShot(*test, w, shots, QUERIES) for shots in (1, 5)} for w in ways
     }
     everything = {name: source for group in tests.values() for name, source in group.items()}
-    many = FewShot(*train, 20, 1, QUERIES, turned=turned)
+    many = FewShot(*train, min(METRIC_WAYS, len(set(train[1].tolist()))), 1, QUERIES, turned=turned)
     found = [Entry("raw-pixels", lambda seed: RawPixels(), everything)]
     for kind in (Prototypical, Siamese):
         steps = max(1, round(5000 * scale))
