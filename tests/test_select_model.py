@@ -65,6 +65,23 @@ def test_every_candidate_learns_both_kinds(name: str) -> None:
     assert selection.score(name, x, (y > 0).astype(int), "classification", rows[:200], rows[200:], 60, 0) > 0.8
 
 
+def test_probes_are_judged_on_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    split: list[tuple[set[int], set[int]]] = []
+
+    def score(name: str, x: Any, y: Any, task: str, train: Any, test: Any, epochs: int, seed: int) -> float:
+        split.append((set(train.tolist()), set(test.tolist())))
+        return 0.5
+
+    monkeypatch.setattr(selection, "score", score)
+    for rows, trained in ((100, 50), (1000, 200), (100_000, 2000)):
+        selection.probe_scores(np.zeros((rows, 1)), np.zeros(rows), "regression", FEW, 0)
+        train, test = split[-1]
+        assert len(train) == trained
+        assert len(test) == min(4 * trained, rows - trained)
+        assert not train & test
+    assert split[0] == split[1] == split[2]  # the same for every candidate
+
+
 def test_training_that_fails_scores_lowest() -> None:
     x, y = np.zeros((50, 2)), np.zeros(50)
     rows = np.arange(25)

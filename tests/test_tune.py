@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import learnopt
+from learnopt.tuner.data import source
 from learnopt.tuner.diagnose import diagnose
 from learnopt.tuner.knowledge import Configuration, Knowledge, load
 from learnopt.tuner.lanes import Lane
@@ -122,6 +124,16 @@ def test_a_data_loader_and_its_validation() -> None:
     result = tune(make, loader, loader, steps=60, budget=30, progress=False)
     assert result.batch_size == 32
     assert "No validation data" not in result.reason
+
+
+def test_streams_of_a_shuffled_loader_are_all_the_same() -> None:
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.arange(40)), batch_size=4, shuffle=True)
+    data, seen = source(loader, loader, None, 3), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        seen.append([batch[0].tolist() for batch in islice(data.stream(), 25)])
+    assert seen[0] == seen[1]
+    assert seen[0][:10] != seen[0][10:20]  # epochs differ
 
 
 @pytest.mark.parametrize("target", ["column", "flat", "binary", "column of classes"])
