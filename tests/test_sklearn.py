@@ -115,6 +115,12 @@ def test_a_stopper_given_is_not_changed() -> None:
     stopper = Patience(1)
     LearnedMLPRegressor((5,), early_stopping=True, stopper=stopper, max_iter=20).fit(X, y)
     assert stopper.best is None
+    for value in (0.0, 1.0, 1.0):  # of another training, which it has ended
+        told = stopper.update(value)
+    assert told.stop
+    model = LearnedMLPRegressor((5,), early_stopping=True, stopper=stopper, max_iter=20, random_state=0).fit(X, y)
+    assert model.n_iter_ > 2
+    assert stopper.best == 0.0
 
 
 def test_repeats_with_a_seed_and_leaves_torch_alone() -> None:
