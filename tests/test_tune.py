@@ -22,8 +22,10 @@ from learnopt.tuner.data import source
 from learnopt.tuner.diagnose import diagnose
 from learnopt.tuner.knowledge import Configuration, Knowledge, load
 from learnopt.tuner.lanes import Lane
+from learnopt.tuner.probes import Probe
 from learnopt.tuner.result import TuneResult
-from learnopt.tuner.tune import tune
+from learnopt.tuner.search import Recommendation
+from learnopt.tuner.tune import _fallback, tune
 
 
 def arrays(rows: int = 300) -> tuple[Tensor, Tensor]:
@@ -223,7 +225,27 @@ def test_it_says_when_it_cannot_decide(model: type[nn.Module], doubt: str) -> No
     assert doubt in result.reason
     assert "Cannot decide" in result.reason
     assert "cannot decide" in str(result)
-    assert result.lr == load("adamw").portfolio[0].lr
+    ruinous = min((p.lr for p in result.probes if p.failed), default=math.inf)
+    listed = [c.lr for c in load("adamw").portfolio]
+    assert result.lr == next((lr for lr in listed if lr < ruinous), min(listed))
+    assert result.interval[0] <= result.lr <= result.interval[1]
+
+
+def test_rates_that_made_the_loss_worse_are_not_fallen_back_to() -> None:
+    known = load("adamw")
+    rates = [c.lr for c in known.portfolio]
+    found = Recommendation(known.portfolio[0], (1e-4, 1e-3), (0.0,), 0.0, "nothing helped")
+
+    def fallen(**valid: float) -> Recommendation:
+        probes = [Probe(float(lr), 2, 1.0, 1.0, loss, (1.0, 1.0)) for lr, loss in valid.items()]
+        return _fallback(found, probes, known)
+
+    assert fallen().configuration == known.portfolio[0]
+    assert fallen(**{str(rates[0]): 1.2}).configuration == known.portfolio[0]
+    spared = fallen(**{str(rates[0]): 2.0, "0.9": 0.99})
+    assert spared.configuration == next(c for c in known.portfolio if c.lr < rates[0])
+    assert spared.interval == (1e-4, max(1e-3, spared.configuration.lr))
+    assert fallen(**{"1e-9": math.inf}).configuration.lr == min(rates)
 
 
 def test_the_optimizer_and_scheduler_are_ready() -> None:
