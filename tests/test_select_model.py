@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import make_circles, make_regression
@@ -46,6 +47,14 @@ def test_what_is_learned_follows_the_scores() -> None:
     w = selection.fit(examples, ridge=1e-3)
     seen, scores = examples[0]
     assert torch.equal((((seen - w["mean"]) / w["deviation"]) @ w["weights"]).argsort(), scores.argsort())
+
+
+def test_data_frames_of_any_number_type() -> None:
+    x = pd.DataFrame({"a": np.arange(60.0), "b": np.arange(60) % 2 == 0}).convert_dtypes()
+    assert select_model(x, pd.Series(["u", "v", "v"] * 20), candidates=["linear"]).task == "classification"
+    x.loc[3, "a"] = pd.NA
+    with pytest.raises(ValueError, match="x must be a table of finite numbers"):
+        select_model(x, np.arange(60.0))
 
 
 def test_whole_numbers_are_classes_where_they_are_few() -> None:

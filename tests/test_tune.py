@@ -287,6 +287,7 @@ def test_files_are_written(tmp_path: Path) -> None:
         ({"train_data": (np.array([["a"]] * 50), np.zeros(50))}, "X must be numbers"),
         ({"train_data": (np.zeros((3, 6)), np.zeros(3))}, "3 rows are too few"),
         ({"make_model": lambda: nn.Linear(6, 1), "train_data": (np.zeros((50, 6)), np.arange(50))}, "y .* one output"),
+        ({"train_data": (np.zeros((50, 6)), np.arange(50) % 3)}, "y holds class 2 .* outputs for 0 to 1"),
         ({"make_model": 3}, "make_model must be a function"),
         ({"make_model": lambda: 3}, "make_model must return an nn.Module, got int"),
         ({"make_model": nn.ReLU}, "no trainable parameters"),

@@ -301,3 +301,14 @@ def test_encoders_give_back_what_they_took() -> None:
     np.testing.assert_allclose(values.decode(values.encode(pd.Series([0.5, 7.0]))), [0.5, 7.0], rtol=1e-6)
     features = FeatureEncoder(pd.DataFrame({"x": [1.0, np.nan, 3.0] * 8, "w": ["a", None, "b"] * 8}), "f")
     assert features.encode(pd.DataFrame({"x": [np.nan], "w": ["new"]})).tolist() == [[0, 0, 0, 0]]
+
+
+def test_encoders_are_fitted_on_the_training_rows_alone() -> None:
+    column = pd.Series([*np.linspace(-1, 1, 20), *[100.0] * 10], name="y")
+    target = TargetEncoder(column, 20, "f")
+    assert (target.mean, target.deviation) == pytest.approx((0.0, np.linspace(-1, 1, 20).std()))
+    rows = pd.DataFrame({"x": column})
+    features = FeatureEncoder(rows.iloc[:20], "f").encode(rows)
+    assert features[:20].mean().item() == pytest.approx(0, abs=1e-6)
+    assert features[:20].std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    assert (features[20:] == 20).all()  # outliers are cut
