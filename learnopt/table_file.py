@@ -149,12 +149,9 @@ def numbers(column: pd.Series) -> pd.Series:
 
 
 def _typed(frame: pd.DataFrame, header: str, words: Collection[str]) -> pd.DataFrame:
-    """Take the first row as header when none of its cells is a number and a column below is; turn numbers to floats."""
-    body = frame.iloc[1:]
-    first_is_text = bool(numbers(frame.iloc[0]).isna().all() and frame.iloc[0].notna().any())
-    numeric_below = any(_numeric(body[c]) is not None for c in frame.columns)
-    unlike_below = all(frame.iloc[0][c] not in set(body[c]) for c in frame.columns)
-    if header == "yes" or (header == "auto" and first_is_text and (numeric_below or unlike_below)):
+    """Give columns the names in the first row, if it is a header; turn numbers to floats."""
+    if header == "yes" or (header == "auto" and _is_header(frame.iloc[0], frame.iloc[1:])):
+        body = frame.iloc[1:]
         names = [str(cell) if isinstance(cell, str) else str(i) for i, cell in enumerate(frame.iloc[0])]
         frame = body.reset_index(drop=True)
         frame.columns = pd.Index([h if names.count(h) == 1 else f"{h}.{i}" for i, h in enumerate(names)])
@@ -162,6 +159,18 @@ def _typed(frame: pd.DataFrame, header: str, words: Collection[str]) -> pd.DataF
         frame.columns = pd.Index([str(c) for c in frame.columns])
     typed = {c: None if c in words else _numeric(frame[c]) for c in frame.columns}
     return pd.DataFrame({c: frame[c] if found is None else found for c, found in typed.items()})
+
+
+def _is_header(first: pd.Series, body: pd.DataFrame) -> bool:
+    """Whether none of the first row's cells is a number and a column below is, or all are pandas' names of columns."""
+    unlike = [first[c] not in set(body[c]) for c in body.columns]
+    is_text = numbers(first).isna() & first.notna()
+    if numbers(first).isna().all() and is_text.any():
+        return all(unlike) or any(_numeric(body[c]) is not None for c in body.columns)
+    after_index = int(pd.isna(first.iloc[0]))  # to_csv leaves the name of the index out
+    counted = [str(cell) == str(i - after_index) for i, cell in enumerate(first)]
+    named = [a and b for a, b in zip(is_text, unlike, strict=True)]
+    return sum(counted) >= 3 and all(a or b for a, b in zip(counted[after_index:], named[after_index:], strict=True))
 
 
 def _numeric(column: pd.Series) -> pd.Series | None:
