@@ -261,6 +261,15 @@ def test_warm_start_and_rare_classes() -> None:
         model.fit(X, np.zeros(len(X), int))
 
 
+@pytest.mark.parametrize("kind", [sparse.csr_array, np.asarray])
+def test_values_whose_squares_overflow_are_refused(kind) -> None:  # type: ignore[no-untyped-def]
+    X, y = load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match=r"too large to be standardised, up to 7.9e\+200"):
+        LearnedMLPClassifier(max_iter=2).fit(kind(X * 1e200), y)
+    with pytest.raises(ValueError, match=r"too large to be standardised, up to 2e\+300"):
+        LearnedMLPRegressor(max_iter=2).fit(X, y * 1e300)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"hidden_layer_sizes": (0,)}, {"activation": "swish"}, {"batch_size": 0}, {"max_iter": 0}, {"stopper": 3},
