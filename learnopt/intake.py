@@ -24,8 +24,15 @@ def steps(total_steps: Any) -> int | None:
     except TypeError:
         number = 0
     if not 1 <= number < _MOST_STEPS:
-        raise ValueError(f"total_steps must be a whole number of at least 1, or None, got {total_steps!r}")
+        hint = "; no learning rate is needed, lr= multiplies the learned one" if isinstance(total_steps, float) else ""
+        raise ValueError(f"total_steps must be a whole number of at least 1, or None, got {total_steps!r}{hint}")
     return number
+
+
+def check_closure(closure: object) -> None:
+    """Refuse what cannot be called, a loss above all."""
+    if not callable(closure):
+        raise TypeError(f"closure must be a function, got {closure!r:.60}; a loss is given by name: step(loss=loss)")
 
 
 def check_options(lr: float | Tensor, weight_decay: float | None) -> None:

@@ -104,6 +104,7 @@ class LearnedOptimizer(ReadOuts):
         """
         returned = None
         if closure is not None:
+            intake.check_closure(closure)
             with torch.enable_grad():
                 returned = closure()
             loss = returned if loss is None else loss

@@ -294,6 +294,19 @@ def test_a_compiler_without_openmp_will_do(tmp_path: Path, monkeypatch: pytest.M
 
 
 @needs_compiler
+def test_a_compiler_without_native_flags_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "apple-cc"
+    refused = f"*{library.OPENMP}*|*{library.NATIVE}*"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in {refused}) exit 1;; esac\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setattr(library, "WIDE", ())
+    path = library.build(tmp_path)
+    assert path is not None
+    assert not ctypes.CDLL(str(path)).has_openmp()
+
+
+@needs_compiler
 def test_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = library.build(tmp_path)
     assert path is not None

@@ -150,6 +150,7 @@ def test_maximize_is_the_mirror() -> None:
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"total_steps": -1}, r"total_steps .* got -1"),
     ({"total_steps": 0}, r"total_steps .* got 0"),
+    ({"total_steps": 1e-3}, r"total_steps .* got 0.001; no learning rate is needed"),
     ({"total_steps": 2.5}, r"total_steps .* got 2.5"),
     ({"total_steps": True}, r"total_steps .* got True"),
     ({"total_steps": np.bool_(True)}, r"total_steps .* got np.True_"),
@@ -181,6 +182,14 @@ def test_bad_loss(loss: Tensor) -> None:
     p.grad = torch.ones(2)
     with pytest.raises(ValueError, match="loss must be one number"):
         LearnedOptimizer([p]).step(loss=loss)
+    assert (p == 1).all()
+
+
+def test_a_loss_in_the_place_of_the_closure() -> None:
+    p = nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    with pytest.raises(TypeError, match=r"closure must be a function, got tensor\(1\.\); .* step\(loss=loss\)"):
+        LearnedOptimizer([p]).step(torch.tensor(1.0))  # type: ignore[call-overload]
     assert (p == 1).all()
 
 

@@ -129,6 +129,26 @@ def test_record_command_refuses(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+def test_what_is_lacking_is_said_before_anything_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("learnopt.corpus.find_spec", lambda name: None)
+    assert cli.run(["record", str(tmp_path / "c"), "--count", "1"]) == 2
+    assert "pip install pyarrow" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_interrupted_recording_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("learnopt.cli_record.record", interrupted)
+    assert cli.run(["record", str(tmp_path), "--tasks", "iris-linear"]) == 130
+    assert "goes on where this one stopped" in capsys.readouterr().err
+
+
 def test_meta_features_leave_the_model_as_found() -> None:
     task = ToyTask("cnn")
     model = task.build(0)

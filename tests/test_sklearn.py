@@ -115,6 +115,12 @@ def test_a_stopper_given_is_not_changed() -> None:
     stopper = Patience(1)
     LearnedMLPRegressor((5,), early_stopping=True, stopper=stopper, max_iter=20).fit(X, y)
     assert stopper.best is None
+    for value in (0.0, 1.0, 1.0):  # of another training, which it has ended
+        told = stopper.update(value)
+    assert told.stop
+    model = LearnedMLPRegressor((5,), early_stopping=True, stopper=stopper, max_iter=20, random_state=0).fit(X, y)
+    assert model.n_iter_ > 2
+    assert stopper.best == 0.0
 
 
 def test_repeats_with_a_seed_and_leaves_torch_alone() -> None:
@@ -253,6 +259,15 @@ def test_warm_start_and_rare_classes() -> None:
     assert model.fit(X, y).loss_ < first
     with pytest.raises(ValueError, match="not those of the first fit"):
         model.fit(X, np.zeros(len(X), int))
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_array, np.asarray])
+def test_values_whose_squares_overflow_are_refused(kind) -> None:  # type: ignore[no-untyped-def]
+    X, y = load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match=r"too large to be standardised, up to 7.9e\+200"):
+        LearnedMLPClassifier(max_iter=2).fit(kind(X * 1e200), y)
+    with pytest.raises(ValueError, match=r"too large to be standardised, up to 2e\+300"):
+        LearnedMLPRegressor(max_iter=2).fit(X, y * 1e300)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ SOURCES = ("step.c", "decide.c", "elements.c", "orthogonalise.c")
 HEADERS = ("net.h", "elements.h", "orthogonalise.h", "products.h")
 SWITCH = "LEARNOPT_KERNEL"
 """Environment variable: `torch` turns the compiled kernel off."""
+NATIVE = "-march=native"
 FLAGS = (
-    "-O3", "-march=native", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
+    "-O3", NATIVE, "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
     "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math", "-ffp-contract=fast",
 )  # fmt: skip
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
@@ -109,7 +110,9 @@ def build(folder: Path) -> Path | None:
     if compiler is None:
         return None
     texts = [(FOLDER / name).read_text(encoding="utf-8") for name in SOURCES + HEADERS]
-    commands = [[*_command(compiler), OPENMP], _command(compiler)]
+    usual = _command(compiler)
+    # Apple's compiler has no OpenMP, and before Xcode 15 no native flag for its own processors, which lack little by it
+    commands = [[*usual, OPENMP], usual, [word for word in usual if word != NATIVE]]
     for command in commands:
         key = hashlib.sha256("\0".join([*command, _machine(), *texts]).encode()).hexdigest()
         path = folder / f"step-{key[:16]}.so"

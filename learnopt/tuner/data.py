@@ -175,6 +175,8 @@ def usual_loss(source: Source) -> Loss:
                     "fit a quantity, or the model an output for each class"
                 )
             return functional.binary_cross_entropy_with_logits(output, y.reshape(output.shape).to(output.dtype))
+        if int(y.max()) >= output.shape[1]:
+            raise ValueError(f"y holds class {int(y.max())} and the model has outputs for 0 to {output.shape[1] - 1}")
         return functional.cross_entropy(output, y.flatten(1)[:, 0] if y.shape == (len(output), 1) else y)
 
     return loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
@@ -121,6 +122,9 @@ def select_model(
 
 def _checked(x: Any, y: Any, task: str, candidates: Sequence[str]) -> tuple[np.ndarray, np.ndarray, str]:
     features, target = np.asarray(x), np.asarray(y)
+    if features.dtype.kind == "O":  # columns of several types, or of types with missing values
+        with contextlib.suppress(TypeError, ValueError):
+            features = features.astype(np.float64)
     if target.dtype.kind == "O":  # words of a data frame
         target = target.astype(str)
     if task not in ("auto", "classification", "regression"):
