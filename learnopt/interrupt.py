@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def deferred() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C inside into an event, let a second one through; only in the main thread anything changes."""
+    """Turn the first Ctrl-C inside into an event and let a second one through; does nothing outside the main thread."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
