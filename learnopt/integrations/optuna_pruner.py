@@ -13,8 +13,10 @@ from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from learnopt.stopping import peer_network
+from learnopt.integrations import optuna_space
+from learnopt.stopping import neighbours, peer_network
 from learnopt.stopping import weights as stored
+from learnopt.stopping.neighbours import Neighbours
 from learnopt.stopping.peer_features import Peers
 from learnopt.stopping.reading import CurveReader
 from learnopt.stopping.stopper import check_number, check_whole
@@ -26,11 +28,12 @@ _Key = tuple[str, int]
 
 
 class LearnedPruner(BasePruner):
-    """Prunes a trial once it is unlikely to beat the best one so far.
+    """Prunes a trial once it is not worth its remaining steps: unlikely to beat the best one so far.
 
-    Networks that have learned from recorded training runs read the trial's own curve and its standing among the
-    finished trials. Every finished trial counts, pruned ones with what they had, so that it can prune from the second
-    trial on; scale and sign of the values do not matter. Trials that lead are not pruned unless `prune_leaders` is set.
+    Networks that have learned from recorded training runs read the trial's own curve, its standing among the finished
+    trials and how those with like parameters fared. Every finished trial counts, pruned ones with what they had, so
+    that it can prune from the second trial on; scale and sign of the values do not matter. Trials that lead are not
+    pruned unless `prune_leaders` is set.
 
     Args:
         n_startup_trials: pruning is disabled until this number of trials has completed; 0 is as 1, since there is
@@ -39,9 +42,12 @@ class LearnedPruner(BasePruner):
         interval_steps: steps between the checks, counted from `n_warmup_steps`; a check without a value is made up for
             at the next one.
         total_steps: last step of a trial that is not pruned; None: the longest completed trial's.
-        threshold: prunes below this probability; None: as the weights were calibrated.
+        threshold: prunes where the network's score, from 0 to 1, is below this: higher prunes more; None: as the
+            weights were calibrated.
         prune_leaders: whether a trial ahead of all earlier ones is pruned as well when it is unlikely to improve:
             Optuna then has its value as an intermediate one only.
+        use_parameters: whether trials with like parameters are looked at; a category that differs counts as far as
+            the two ends of a range.
         weights: name of shipped weights or path of an artifact of `learnopt stopper-train`.
 
     Raises:
@@ -60,6 +66,7 @@ class LearnedPruner(BasePruner):
         total_steps: int | None = None,
         threshold: float | None = None,
         prune_leaders: bool = False,
+        use_parameters: bool = True,
         weights: str | os.PathLike[str] = "default",
     ) -> None:
         self._n_startup_trials = check_whole(n_startup_trials, "n_startup_trials", 0)
@@ -67,9 +74,9 @@ class LearnedPruner(BasePruner):
         self._interval_steps = check_whole(interval_steps, "interval_steps", 1)
         self._total_steps = None if total_steps is None else check_whole(total_steps, "total_steps", 1)
         self._loaded = stored.load(weights)
-        given = self._loaded.card.get("pruning_threshold", 0.01) if threshold is None else threshold
+        given = self._loaded.card.get("pruning_threshold", 0.5) if threshold is None else threshold
         self._threshold = check_number(given, "threshold", 0, 1)
-        self._prune_leaders = bool(prune_leaders)
+        self._prune_leaders, self._use_parameters = bool(prune_leaders), bool(use_parameters)
         self._weights = weights
         self._curves: dict[_Key, _Curve] = {}
         self._readers: dict[_Key, _Reading] = {}
@@ -91,14 +98,28 @@ class LearnedPruner(BasePruner):
         if not any(t.intermediate_values for t in completed) or not curves:
             return False
         total = self._total_steps or max(t.last_step for t in completed if t.last_step is not None)
-        return self._judge((study.study_name, trial.number), values, curves, step, float(total))
+        near = self._neighbours(trial, curves) if self._use_parameters else None
+        return self._judge((study.study_name, trial.number), values, curves, near, step, float(total))
 
     def _is_check(self, step: int, trial: FrozenTrial) -> bool:
         """Whether no value has been reported since the last step at which a check was due."""
         due = (step - self._n_warmup_steps) // self._interval_steps * self._interval_steps + self._n_warmup_steps
         return all(s < due for s in trial.intermediate_values if s != step)
 
-    def _judge(self, key: _Key, values: dict[int, float], curves: list[_Curve], step: int, total: float) -> bool:
+    def _neighbours(self, trial: FrozenTrial, curves: list[_Curve]) -> Neighbours | None:
+        """The trial's parameters beside those of finished ones; None where it has none."""
+        own = optuna_space.place(trial)
+        if not own:
+            return None
+        unordered = optuna_space.categories(trial).union(*(c.unordered for c in curves))
+        between = optuna_space.distances([*(c.place for c in curves), own], unordered)
+        final = torch.tensor([c.best[-1] for c in curves], dtype=torch.float64)
+        return Neighbours(between[-1, :-1], neighbours.reliability(between[:-1, :-1], final))
+
+    def _judge(
+        self, key: _Key, values: dict[int, float], curves: list[_Curve], near: Neighbours | None, step: int,
+        total: float,
+    ) -> bool:  # fmt: skip
         reader = self._read(key, values, total)
         leads = reader.best <= min(c.best[-1] for c in curves)
         if leads and not self._prune_leaders:
@@ -109,10 +130,10 @@ class LearnedPruner(BasePruner):
             torch.tensor([c.best[-1] for c in curves], dtype=torch.float64),
         )
         known, state = reader.moment()
-        x = peer_network.inputs(self._loaded.curve, known, state, peers, total if step <= total else 0.0)
+        x = peer_network.inputs(self._loaded.curve, known, state, peers, near, total if step <= total else 0.0)
         with torch.no_grad():
-            chance = float(torch.sigmoid(self._loaded.peer(x))[0])
-        return chance < self._threshold
+            score = float(torch.sigmoid(self._loaded.peer(x))[0])
+        return score < self._threshold
 
     def _read(self, key: _Key, values: dict[int, float], total: float) -> CurveReader:
         """The trial's curve as the network reads it; goes on where the last check left off."""
@@ -129,7 +150,7 @@ class LearnedPruner(BasePruner):
     def _curve(self, key: _Key, trial: FrozenTrial, sign: float) -> _Curve | None:
         """Best values of a finished trial, None where it has no finite one."""
         if key not in self._curves:
-            self._curves[key] = _Curve.of(_lower_is_better(trial, sign))
+            self._curves[key] = _Curve.of(trial, sign)
             _forget_oldest(self._curves)
         curve = self._curves[key]
         return curve if len(curve.steps) else None
@@ -149,16 +170,19 @@ class _Reading(NamedTuple):
 
 
 class _Curve(NamedTuple):
-    """The best values of a finished trial so far, from its first finite value on."""
+    """The best values of a finished trial so far, from its first finite value on, and its parameters."""
 
     steps: NDArray[np.int64]
     best: NDArray[np.float64]
+    place: optuna_space.Place
+    unordered: set[str]
 
     @classmethod
-    def of(cls, values: dict[int, float]) -> _Curve:
-        finite = [(s, v) for s, v in values.items() if math.isfinite(v)]
-        steps, best = (np.array([pair[i] for pair in finite]) for i in (0, 1))
-        return cls(steps.astype(np.int64), np.minimum.accumulate(best.astype(np.float64)) if len(finite) else best)
+    def of(cls, trial: FrozenTrial, sign: float) -> _Curve:
+        finite = [(s, v) for s, v in _lower_is_better(trial, sign).items() if math.isfinite(v)]
+        steps, values = (np.array([pair[i] for pair in finite], dtype=np.float64) for i in (0, 1))
+        best = np.minimum.accumulate(values)
+        return cls(steps.astype(np.int64), best, optuna_space.place(trial), optuna_space.categories(trial))
 
     def by(self, step: int) -> float:
         """Best value up to `step`; the first one where that comes later."""

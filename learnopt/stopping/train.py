@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,12 +11,13 @@ from torch.nn import functional
 from learnopt.stopping import curve_features
 from learnopt.stopping.curve_network import CurveNetwork
 from learnopt.stopping.curves import Curves
+from learnopt.stopping.descent import Descent
+from learnopt.stopping.session import Session
 
 QUESTIONS = 6
 """Amounts asked about at every moment of a training curve."""
 BATCH = 192
 RATE = 3e-3
-WEIGHT_DECAY = 1e-3
 MISSING = 0.1
 """Share of training curves in which some values are made NaN."""
 TOLD = 0.7
@@ -117,34 +117,26 @@ def batch_loss(network: CurveNetwork, seen: Seen, amounts: Tensor) -> Tensor:
     return (each * mask).sum() / mask.sum() + 0.1 * (when * better).sum() / better.sum().clamp_min(1)
 
 
-def fit(
-    curves: Curves, seed: int, iterations: int, say: Callable[[int, float], None] = lambda i, loss: None
-) -> CurveNetwork:
+def fit(curves: Curves, seed: int, iterations: int, session: Session | None = None) -> CurveNetwork:
     """A network taught by `curves`; every task counts alike.
 
     Args:
-        say: told the iteration and its loss.
+        session: keeps what was done; None: nothing does.
     """
-    generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = CurveNetwork()
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=iterations, pct_start=0.1)
     members = [torch.nonzero(curves.task == i)[:, 0] for i in curves.numbers]
     bests = curves.values.nan_to_num(torch.inf).amin(1)
-    for i in range(iterations):
+
+    def loss(generator: torch.Generator) -> Tensor:
         task = torch.randint(len(members), (BATCH,), generator=generator).tolist()
         index = torch.stack([_one(members[j], generator) for j in task])
         peers = bests[torch.stack([torch.stack([_one(members[j], generator) for _ in range(QUESTIONS)]) for j in task])]
         seen = look(*vary(curves.of(index), generator))
-        loss = batch_loss(network, seen, questions(seen, peers, generator))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        say(i, float(loss.detach()))
+        return batch_loss(network, seen, questions(seen, peers, generator))
+
+    (session or Session()).descend("stopper", Descent(network, loss, iterations, RATE, seed))
     return network
 
 
