@@ -178,4 +178,3 @@ def clairvoyant(task: Recorded, trials: Trials) -> list[int]:
         ends.append(last if final < best else 0)
         best = min(best, final)
     return ends
-
