@@ -25,9 +25,8 @@ from rich.table import Table
 from learnopt.provenance import origin
 from learnopt.stopping import calibrate, curve_features, peer_features, peer_train, picture, policy, train, weights
 from learnopt.stopping import curves as recorded_curves
-from learnopt.stopping.calibrate import PrunedOutcome
+from learnopt.stopping.calibrate import PrunedOutcome, Stopping
 from learnopt.stopping.curves import Curves
-from learnopt.stopping.policy import Outcome
 from learnopt.stopping.session import Say, Session
 
 
@@ -60,19 +59,20 @@ def stopper_train_command(
         with session.interruptible():
             curve = train.fit(learned, seed, iterations, session)
             peer = peer_train.fit(curve, learned, seed, iterations, session)
-            stops, prunes = calibrate.stopping(curve, fresh), calibrate.pruning(curve, peer, fresh, session)
-    threshold, pruning = calibrate.stopping_threshold(stops), calibrate.pruning_threshold(prunes)
+            prunes = calibrate.pruning(curve, peer, fresh, session)
+    stops = [calibrate.stopping(curve, kind, part) for kind, part in calibrate.kinds(fresh).items()]
+    pruning = calibrate.pruning_threshold(prunes)
     weights.save(out, curve, peer, {
-        "threshold": threshold, "tolerance": calibrate.TOLERANCE, "pruning_threshold": pruning,
-        "outcome": dict(stops)[threshold]._asdict(),
+        **{s.key: s.threshold for s in stops}, "tolerance": calibrate.TOLERANCE, "pruning_threshold": pruning,
+        **{f"outcome of {s.key}": dict(s.outcomes)[s.threshold]._asdict() for s in stops},
         "pruning_outcome": {str(n): dict(rows)[pruning]._asdict() for n, rows in prunes.items()},
         "tasks": len(learned.numbers), "curves": len(learned), "tasks_aside": len(fresh.numbers),
         "datasets": sorted({d for i in learned.numbers for d in everything.datasets[i].split(",")}),
         "seed": seed, "iterations": iterations, **origin(),
     })  # fmt: skip
-    drawn = picture.draw(out.with_suffix(".png"), fresh, stops, threshold, prunes, pruning)
+    drawn = picture.draw(out.with_suffix(".png"), stops, prunes, pruning)
     session.close()
-    Console().print(_stopping_table(fresh, stops, threshold), _pruning_table(prunes, pruning))
+    Console().print(*map(_stopping_table, stops), _pruning_table(prunes, pruning))
     console.print(f"wrote {out} and {drawn}", soft_wrap=True)
 
 
@@ -98,13 +98,14 @@ def _bars(console: Console) -> Iterator[Say]:
         yield say
 
 
-def _stopping_table(fresh: Curves, outcomes: list[tuple[float, Outcome]], chosen: float) -> Table:
-    table = Table(title=f"Stopping {len(fresh)} runs of {len(fresh.numbers)} tasks set aside")
+def _stopping_table(found: Stopping) -> Table:
+    runs = found.curves
+    table = Table(title=f"Stopping {len(runs)} runs of {len(runs.numbers)} tasks set aside, by {found.kind}")
     for name in ("rule", "compute", "excess", "lose over 5 %", "of the oracle's saving"):
         table.add_column(name, justify="right")
-    rows = [(f"below {t:g}{' *' if t == chosen else ''}", o) for t, o in outcomes]
-    rows += [(f"patience {w}", policy.outcome(fresh, policy.patience(fresh, w))) for w in (3, 5, 10, 15)]
-    rows.append(("oracle", policy.outcome(fresh, policy.oracle(fresh))))
+    rows = [(f"below {t:g}{' *' if t == found.threshold else ''}", o) for t, o in found.outcomes]
+    rows += [(f"patience {w}", policy.outcome(runs, policy.patience(runs, w))) for w in (3, 5, 10, 15)]
+    rows.append(("oracle", policy.outcome(runs, policy.oracle(runs))))
     for name, o in rows:
         table.add_row(name, f"{o.compute:.1%}", f"{o.excess:.2%}", f"{o.lost:.1%}", f"{o.saving:.0%}")
     return table

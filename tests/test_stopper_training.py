@@ -122,7 +122,7 @@ def test_it_learns_what_curves_do(recorded: Curves) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(again.parameters(), train.fit(recorded, 0, 2).parameters(), strict=True)
     )
-    outcomes = dict(calibrate.stopping(network, recorded))
+    outcomes = dict(calibrate.stopping(network, "losses", recorded).outcomes)
     assert outcomes[0.5].compute < 0.95
     assert outcomes[0.5].compute <= outcomes[0.1].compute <= outcomes[0.005].compute
     assert (
@@ -257,6 +257,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "best within 1 %" in text
     card = json.loads(out.with_suffix(".json").read_text())
     assert card["threshold"] in calibrate.THRESHOLDS
+    assert "threshold_max" not in card
     assert card["pruning_threshold"] in calibrate.PRUNING
     assert card["curves"] + 10 * card["tasks_aside"] == 50
     assert weights.load(out).card["seed"] == 0

@@ -128,6 +128,7 @@ class LearnedPruner(BasePruner):
             torch.tensor([[c.by(step)] for c in curves], dtype=torch.float64),
             torch.tensor([[c.steps[-1] >= step] for c in curves]),
             torch.tensor([c.best[-1] for c in curves], dtype=torch.float64),
+            torch.tensor([c.completed for c in curves]),
         )
         known, state = reader.moment()
         x = peer_network.inputs(self._loaded.curve, known, state, peers, near, total if step <= total else 0.0)
@@ -174,6 +175,7 @@ class _Curve(NamedTuple):
 
     steps: NDArray[np.int64]
     best: NDArray[np.float64]
+    completed: bool
     place: optuna_space.Place
     unordered: set[str]
 
@@ -182,7 +184,8 @@ class _Curve(NamedTuple):
         finite = [(s, v) for s, v in _lower_is_better(trial, sign).items() if math.isfinite(v)]
         steps, values = (np.array([pair[i] for pair in finite], dtype=np.float64) for i in (0, 1))
         best = np.minimum.accumulate(values)
-        return cls(steps.astype(np.int64), best, optuna_space.place(trial), optuna_space.categories(trial))
+        completed = trial.state == TrialState.COMPLETE
+        return cls(steps.astype(np.int64), best, completed, optuna_space.place(trial), optuna_space.categories(trial))
 
     def by(self, step: int) -> float:
         """Best value up to `step`; the first one where that comes later."""

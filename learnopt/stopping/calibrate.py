@@ -13,8 +13,10 @@ from learnopt.stopping.peer_network import PeerNetwork
 from learnopt.stopping.policy import Outcome
 from learnopt.stopping.session import Session
 
+KEYS = {"losses": "threshold", "metrics": "threshold_max"}
+"""What the card calls the thresholds of both kinds of runs."""
 TOLERANCE = 0.01
-THRESHOLDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5)
+THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5)
 PRUNING = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
 MOST_EXCESS = 0.004
 """Mean excess that is allowed on runs set aside; the promise on others is 0.005."""
@@ -30,11 +32,32 @@ class PrunedOutcome(NamedTuple):
     near: float  # share of studies whose best value is within studies.NEAR of the unpruned one's
 
 
-def stopping(curve: CurveNetwork, curves: Curves, tolerance: float = TOLERANCE) -> list[tuple[float, Outcome]]:
-    """What each of `THRESHOLDS` does to recorded runs whose length is told."""
+class Stopping(NamedTuple):
+    """What thresholds do to runs of one kind, whose length is told."""
+
+    kind: str
+    curves: Curves
+    outcomes: list[tuple[float, Outcome]]  # by threshold
+    threshold: float  # the highest whose excess is allowed, the lowest of all if none is
+
+    @property
+    def key(self) -> str:
+        """The card's name of the threshold."""
+        return KEYS[self.kind]
+
+
+def kinds(curves: Curves) -> dict[str, Curves]:
+    """Runs judged by losses and runs judged by other metrics, whichever there are."""
     curves = curves.of(curves.length > 2)
+    parts = {"losses": curves.of(~curves.metric), "metrics": curves.of(curves.metric)}
+    return {kind: part for kind, part in parts.items() if len(part)}
+
+
+def stopping(curve: CurveNetwork, kind: str, curves: Curves, tolerance: float = TOLERANCE) -> Stopping:
+    """What each of `THRESHOLDS` does to recorded runs of one kind."""
     chances = policy.probabilities(curve, curves, tolerance)
-    return [(t, policy.outcome(curves, policy.first_below(chances, t, curves))) for t in THRESHOLDS]
+    outcomes = [(t, policy.outcome(curves, policy.first_below(chances, t, curves))) for t in THRESHOLDS]
+    return Stopping(kind, curves, outcomes, stopping_threshold(outcomes))
 
 
 def stopping_threshold(outcomes: list[tuple[float, Outcome]]) -> float:

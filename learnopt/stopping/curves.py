@@ -29,6 +29,7 @@ class Curves:
         datasets: names of each task's data sets, joined by commas.
         constant: `(N,)`, whether the learning rate was constant: a shorter run of it is its beginning.
         length: `(N,)`, number of values.
+        metric: `(N,)`, whether they are of a metric that is not the loss (negated where larger is better).
         settings: `(N, len(SETTINGS))`, how they were trained, in numbers that distances make sense of.
     """
 
@@ -39,11 +40,12 @@ class Curves:
     datasets: list[str]
     constant: Tensor
     length: Tensor
+    metric: Tensor
     settings: Tensor
 
     def of(self, index: Tensor) -> Curves:
         """Some of the curves, by their numbers or a mask."""
-        names = ("values", "steps", "task", "constant", "length", "settings")
+        names = ("values", "steps", "task", "constant", "length", "metric", "settings")
         parts = {name: getattr(self, name)[index] for name in names}
         return replace(self, **parts)
 
@@ -62,23 +64,32 @@ def read(*folders: Path) -> Curves:
     Raises:
         ValueError: a corpus holds none.
     """
-    frames = []
+    frames: list[pd.DataFrame] = []
     for folder in folders:
         found = [f for f in Corpus(folder).frames() if len(f)]
         if not found:
             raise ValueError(f"no recorded runs in {folder}; `learnopt record {folder}` makes some")
-        frames += found
+        frames += map(_named, found)
     names = sorted({str(f["task"].iloc[0]) for f in frames})
     number = {name: i for i, name in enumerate(names)}
     datasets = {str(f["task"].iloc[0]): str(f["datasets"].iloc[0]) for f in frames}
-    runs = pd.concat([f[["task", "valid_steps", "valid", *SETTINGS]] for f in frames], ignore_index=True)
+    columns = ["task", "is_metric", "valid_steps", "valid", *SETTINGS]
+    runs: pd.DataFrame = pd.concat([f[columns] for f in frames], ignore_index=True)
     length = torch.tensor([len(v) for v in runs["valid"]])
     values = _padded(runs["valid"], int(length.max()))
     steps = _padded(runs["valid_steps"], int(length.max()))
     values = torch.where(torch.isfinite(values), values, torch.nan)
     task = torch.tensor([number[str(t)] for t in runs["task"]])
     constant = torch.tensor((runs["schedule"] == "constant").to_numpy())
-    return Curves(values, steps, task, names, [datasets[n] for n in names], constant, length, _settings(runs))
+    metric = torch.tensor(runs["is_metric"].to_numpy())
+    return Curves(values, steps, task, names, [datasets[n] for n in names], constant, length, metric, _settings(runs))
+
+
+def _named(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs of a task; one judged by a metric is another task than the same one judged by its loss."""
+    if "metric" not in runs:
+        return runs.assign(is_metric=False)
+    return runs.assign(is_metric=True, task=runs["task"] + " by " + runs["metric"])
 
 
 def split(curves: Curves, share: float, seed: int) -> tuple[Curves, Curves]:

@@ -61,7 +61,7 @@ def columns(best: Tensor, need: Tensor, peers: Peers, neighbours: Neighbours | N
     distance, index = neighbours.distance.topk(min(COUNT, len(neighbours.distance)), largest=False)
     weight = torch.exp(-((distance / (distance[0] + 0.05)) ** 2))
     weight = weight / weight.sum()
-    final, at, done = peers.final[index], peers.at[index], peers.alive[index, -1].double()
+    final, at, done = peers.final[index], peers.at[index], peers.done[index].double()
     rank = (peers.final[:, None] < final).double().mean(0)
     spread = (peers.at.median(0).values - peers.at.amin(0)).abs() + tiny
     size, first = target.abs() * one, (final[0] - target + floor) * one

@@ -29,11 +29,13 @@ class Peers(NamedTuple):
         at: `(n, T)`, the best value by this moment, or by the last one they had.
         alive: `(n, T)`, whether they got this far.
         final: `(n,)`, the best value of all.
+        done: `(n,)`, whether they were run to their end.
     """
 
     at: Tensor
     alive: Tensor
     final: Tensor
+    done: Tensor
 
 
 def amounts(best: Tensor, peers: Peers) -> Tensor:

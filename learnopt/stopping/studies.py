@@ -101,7 +101,7 @@ def peers_of(task: Recorded, runs: list[int], ends: list[int]) -> Peers:
     t, last = torch.arange(task.best.shape[1]), torch.tensor(ends)
     best = task.best[runs].clamp_max(1e300)
     at = best.gather(1, torch.minimum(t, last[:, None]))
-    return Peers(at, t <= last[:, None], best.gather(1, last[:, None])[:, 0])
+    return Peers(at, t <= last[:, None], best.gather(1, last[:, None])[:, 0], last == len(t) - 1)
 
 
 def lesson(curve: CurveNetwork, task: Recorded, trials: Trials, ends: list[int]) -> Lesson:

@@ -20,6 +20,8 @@ BATCH = 192
 RATE = 3e-3
 MISSING = 0.1
 """Share of training curves in which some values are made NaN."""
+COARSE = 0.25
+"""Share of training curves that are rounded, as accuracies on small validation sets are."""
 TOLD = 0.7
 """Share of training curves whose length is told."""
 
@@ -63,7 +65,8 @@ def look(values: Tensor, steps: Tensor, told: Tensor) -> Seen:
 
 
 def vary(curves: Curves, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Variants of curves: measured less often, from a later start, cut short where that is a run too, with gaps."""
+    """Variants of curves: measured less often, from a later start, cut short where that is a run too, rounded, with
+    gaps."""
     values, steps = curves.values.clone(), curves.steps.clone()
     n, width = values.shape
     place = torch.arange(width)
@@ -82,7 +85,21 @@ def vary(curves: Curves, generator: torch.Generator) -> tuple[Tensor, Tensor, Te
     kept = keep.gather(1, order)
     values, steps = (torch.where(kept, x.gather(1, order), torch.nan) for x in (values, steps))
     longest = max(2, int(kept.sum(1).max()))
+    values = torch.where((draw() < COARSE)[:, None], rounded(values, draw()), values)
     return values[:, :longest], steps[:, :longest], draw() < TOLD
+
+
+def rounded(values: Tensor, coarseness: Tensor) -> Tensor:
+    """Curves `(N, T)` in whole steps of a share of the way from their first value to their best one.
+
+    Args:
+        coarseness: `(N,)`, from 0 (a step is 0.3 % of the way) to 1 (20 %).
+    """
+    first = values.gather(1, torch.isfinite(values).long().argmax(1)[:, None])
+    way = first - values.nan_to_num(torch.inf).amin(1, keepdim=True)
+    step = way * (0.003 * (0.2 / 0.003) ** coarseness[:, None])
+    usable = torch.isfinite(step) & (step > 0)
+    return torch.where(usable, (values / step.clamp_min(1e-300)).round() * step, values)
 
 
 def questions(seen: Seen, peers: Tensor, generator: torch.Generator) -> Tensor:
