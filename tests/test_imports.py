@@ -43,6 +43,7 @@ STOPPERS = {
     "stopping.curve_network",
     "stopping.improvement",
     "stopping.learned",
+    "stopping.neighbours",
     "stopping.patience",
     "stopping.peer_features",
     "stopping.peer_network",

@@ -23,6 +23,8 @@ from learnopt.stopping.stopper import check_number, check_whole
 
 _KEPT = 4096
 """Trials whose curves are kept in memory, as far as they have been read."""
+_TRUSTED = 128
+"""Latest trials that show whether like parameters mean like results."""
 _Key = tuple[str, int]
 """Name of a study and number of a trial."""
 
@@ -112,9 +114,11 @@ class LearnedPruner(BasePruner):
         if not own:
             return None
         unordered = optuna_space.categories(trial).union(*(c.unordered for c in curves))
-        between = optuna_space.distances([*(c.place for c in curves), own], unordered)
-        final = torch.tensor([c.best[-1] for c in curves], dtype=torch.float64)
-        return Neighbours(between[-1, :-1], neighbours.reliability(between[:-1, :-1], final))
+        places = [c.place for c in curves]
+        recent = places[-_TRUSTED:]
+        final = torch.tensor([c.best[-1] for c in curves[-_TRUSTED:]], dtype=torch.float64)
+        trust = neighbours.reliability(optuna_space.distances(recent, recent, unordered), final)
+        return Neighbours(optuna_space.distances([own], places, unordered)[0], trust)
 
     def _judge(
         self, key: _Key, values: dict[int, float], curves: list[_Curve], near: Neighbours | None, step: int,

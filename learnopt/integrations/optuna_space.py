@@ -26,19 +26,23 @@ def categories(trial: FrozenTrial) -> set[str]:
     return {name for name, _, d in _pairs(trial) if isinstance(d, CategoricalDistribution)}
 
 
-def distances(places: Sequence[Place], unordered: set[str]) -> Tensor:
-    """Euclidean distances between trials, `(n, n)`, float64.
+def distances(places: Sequence[Place], others: Sequence[Place], unordered: set[str]) -> Tensor:
+    """Euclidean distances from each trial to each other one, `(len(places), len(others))`, float64.
 
     A category that differs counts 1, as does a parameter that only one of two trials has.
     """
-    names = sorted({name for p in places for name in p})
-    table = torch.tensor([[p.get(name, _ABSENT) for name in names] for p in places], dtype=torch.float64)
-    difference = (table[:, None] - table[None]).abs()
-    missing = torch.isnan(table)
+    names = sorted({name for p in (*places, *others) for name in p})
+    tables = [
+        torch.tensor([[p.get(n, _ABSENT) for n in names] for p in each], dtype=torch.float64).view(
+            len(each), len(names)
+        )
+        for each in (places, others)
+    ]
+    difference = (tables[0][:, None] - tables[1]).abs()
     for i, name in enumerate(names):
         if name in unordered:
             difference[..., i] = (difference[..., i] > 0).double()
-    difference[missing[:, None] ^ missing[None]] = 1
+    difference[torch.isnan(tables[0])[:, None] ^ torch.isnan(tables[1])] = 1
     return difference.nan_to_num(0).square().sum(-1).sqrt()
 
 
