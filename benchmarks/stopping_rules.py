@@ -119,7 +119,7 @@ def draw(table: dict[str, dict], path: Path) -> None:
         yscale="log",
         ylim=(1e-4, 0.5),
         xlabel="share of the steps taken",
-        ylabel="mean excess of the best validation loss",
+        ylabel="mean excess of the best validation value",
     )
     axes.legend(fontsize=7)
     axes.figure.savefig(path, dpi=120)
