@@ -7,10 +7,10 @@ A study draws its trials from one task's recorded runs (learning rate, schedule,
 same trials in the same order. A trial reports its recorded validation losses and returns the best one. Two questions
 are asked of a study: is the best value of all trials, pruned ones included, within 1 % of the best that the unpruned
 study sees, and is the best completed trial's? Optuna's pruners run in Optuna, as does `LearnedPruner` at its default
-threshold in the first study of every task ("in Optuna"); its other rows come from `learnopt.stopping.studies`, whose
-decisions are the same, much faster. The clairvoyant knows how a trial at hand would end, but not the later ones: what
-no pruner that lets leaders finish can do without. Intervals are 95 % bootstraps over tasks. Writes `pruners.json` and
-`pruners.png`.
+threshold in the first study of 30 trials of every task ("in Optuna"); its other rows come from
+`learnopt.stopping.studies`, whose decisions are the same, much faster. The clairvoyant knows how a trial at hand would
+end, but not the later ones: what no pruner that lets leaders finish can do without. Intervals are 95 % bootstraps over
+tasks. Writes `pruners.json` and `pruners.png`.
 """
 
 from __future__ import annotations
@@ -131,22 +131,25 @@ def row(trials: int, name: str, plays: list[list[Play]], rule: Callable[[Play], 
     return line
 
 
-def rows(count: int, plays: list[list[Play]], loaded: weights.Loaded, chosen: str) -> list[dict]:
+def rows(
+    count: int, plays: list[list[Play]], loaded: weights.Loaded, chosen: str, thresholds: list[float], optuna_too: bool
+) -> list[dict]:
     """All pruners on the studies of one size."""
     moments, default = plays[0][0].task.best.shape[1], loaded.card["pruning_threshold"]
     table = [
         row(count, name, plays, lambda play, make=make: replay(play, make()))
         for name, make in classical(moments).items()
     ]
-    for told in (True, False):
-        for threshold in sorted({*calibrate.PRUNING, default}):
-            name = f"learned, {threshold:g}{' (default)' if threshold == default else ''}"
-            rule = partial(learned, loaded=loaded, threshold=threshold, told=told)
-            table.append(row(count, name if told else f"{name}, parameters not told", plays, rule))
-    first = [of_task[:1] for of_task in plays]
-    table.append(row(count, "learned, in Optuna", first, lambda play: replay(play, LearnedPruner(weights=chosen))))
-    table.append(row(count, "learned, the same studies", first,
-                     partial(learned, loaded=loaded, threshold=default, told=True)))  # fmt: skip
+    rules = [(t, True) for t in sorted({*thresholds, default})] + [(t, False) for t in (default, max(thresholds))]
+    for threshold, told in rules:
+        name = f"learned, {threshold:g}{' (default)' if threshold == default else ''}"
+        rule = partial(learned, loaded=loaded, threshold=threshold, told=told)
+        table.append(row(count, name if told else f"{name}, parameters not told", plays, rule))
+    if optuna_too:
+        first = [of_task[:1] for of_task in plays]
+        table.append(row(count, "learned, in Optuna", first, lambda play: replay(play, LearnedPruner(weights=chosen))))
+        table.append(row(count, "learned, the same studies", first,
+                         partial(learned, loaded=loaded, threshold=default, told=True)))  # fmt: skip
     table.append(row(count, "clairvoyant", plays, lambda play: studies.clairvoyant(play.task, play.trials)))
     return table
 
@@ -183,6 +186,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, help="so many tasks, drawn at random; all without")
     parser.add_argument("--name", default="pruners", help="of the record")
     parser.add_argument("--seeds", type=int, default=3, help="studies per task")
+    parser.add_argument("--thresholds", type=float, nargs="*", default=list(calibrate.PRUNING))
     a = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -199,7 +203,7 @@ def main() -> None:
             [Play(task, studies.draw(task, count, np.random.default_rng([i, s])), table) for s in range(a.seeds)]
             for i, task, table in zip(drawn, tasks, values, strict=True)
         ]
-        lines += rows(count, plays, loaded, a.weights)
+        lines += rows(count, plays, loaded, a.weights, a.thresholds, count <= 30)
     path = write_record(
         a.out / f"{a.name}.json", optuna=optuna.__version__, weights=loaded.card["sha256"], seeds=a.seeds,
         tasks=[runs.tasks[i] for i in drawn], rows=lines,

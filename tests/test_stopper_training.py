@@ -238,6 +238,35 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
     Session(tmp_path / "none").close()
 
 
+def test_metrics_are_read_apart_from_losses(tmp_path: Path) -> None:
+    make_corpus(tmp_path / "losses", tasks=2, runs=4)
+    judged = Corpus(tmp_path / "metrics")
+    for frame in Corpus(tmp_path / "losses").frames():
+        frame["valid"] = [-1 / (1 + np.asarray(v)) for v in frame["valid"]]
+        judged.put(str(frame["task"].iloc[0]), "adamw", frame.assign(metric="accuracy"))
+    both = curves.read(tmp_path / "losses", tmp_path / "metrics")
+    assert both.tasks == ["task0", "task0 by accuracy", "task1", "task1 by accuracy"]
+    parts = calibrate.kinds(both)
+    assert parts["losses"].numbers == [0, 2]
+    assert parts["metrics"].numbers == [1, 3]
+    assert (parts["metrics"].values.nan_to_num(-0.5) <= 0).all()
+    assert list(calibrate.kinds(parts["losses"])) == ["losses"]
+    network = CurveNetwork()
+    found = [calibrate.stopping(network, kind, part) for kind, part in parts.items()]
+    assert [f.key for f in found] == ["threshold", "threshold_max"]
+
+
+def test_rounded_curves() -> None:
+    values = torch.tensor([[3.1, 2.0, 1.17, 1.0, torch.nan], [torch.nan, 5.0, 4.96, 4.0, 4.45], [2.0] * 5])
+    fine, coarse = (train.rounded(values.double(), torch.full((3,), c)) for c in (0.0, 1.0))
+    assert torch.equal(torch.isnan(fine), torch.isnan(values))
+    steps = torch.tensor([2.1, 1.0])  # ways from the first value to the best
+    for found, share in ((fine, 0.003), (coarse, 0.2)):
+        step = share * steps.double()[:, None]
+        torch.testing.assert_close(found[:2], (values[:2].double() / step).round() * step, equal_nan=True)
+    assert torch.equal(fine[2], values[2].double())
+
+
 def test_pruning_thresholds() -> None:
     def rows(*near: float) -> list[tuple[float, calibrate.PrunedOutcome]]:
         return [(t, calibrate.PrunedOutcome(0.5, n)) for t, n in zip(calibrate.PRUNING, near, strict=True)]
