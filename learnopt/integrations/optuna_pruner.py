@@ -14,7 +14,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from learnopt.integrations import optuna_space
-from learnopt.stopping import neighbours, peer_network
+from learnopt.stopping import neighbours, peer_features, peer_network
 from learnopt.stopping import weights as stored
 from learnopt.stopping.neighbours import Neighbours
 from learnopt.stopping.peer_features import Peers
@@ -25,6 +25,8 @@ _KEPT = 4096
 """Trials whose curves are kept in memory, as far as they have been read."""
 _TRUSTED = 128
 """Latest trials that show whether like parameters mean like results."""
+_LEADING = 0.02
+"""A leading trial is pruned, if at all, where its chance of getting better by `peer_features.MARGIN` is below this."""
 _Key = tuple[str, int]
 """Name of a study and number of a trial."""
 
@@ -34,8 +36,8 @@ class LearnedPruner(BasePruner):
 
     Networks that have learned from recorded training runs read the trial's own curve, its standing among the finished
     trials and how those with like parameters fared. Every finished trial counts, pruned ones with what they had, so
-    that it can prune from the second trial on; scale and sign of the values do not matter. Trials that lead are not
-    pruned unless `prune_leaders` is set.
+    that it can prune from the second trial on; scale and sign of the values do not matter. A trial that is better than
+    the best one was at the same step is not pruned, and one that leads only if `prune_leaders` is set.
 
     Args:
         n_startup_trials: pruning is disabled until this number of trials has completed; 0 is as 1, since there is
@@ -126,15 +128,17 @@ class LearnedPruner(BasePruner):
     ) -> bool:  # fmt: skip
         reader = self._read(key, values, total)
         leads = reader.best <= min(c.best[-1] for c in curves)
-        if leads and not self._prune_leaders:
-            return False
+        if leads and self._prune_leaders:
+            return float(reader.chance([peer_features.MARGIN * reader.scale("value")])[0]) < _LEADING
         peers = Peers(
             torch.tensor([[c.by(step)] for c in curves], dtype=torch.float64),
-            torch.tensor([[c.steps[-1] >= step] for c in curves]),
+            torch.tensor([[c.last >= step] for c in curves]),
             torch.tensor([c.best[-1] for c in curves], dtype=torch.float64),
             torch.tensor([c.completed for c in curves]),
         )
         known, state = reader.moment()
+        if leads or bool(peer_features.ahead(state.best, peers)):
+            return False
         x = peer_network.inputs(self._loaded.curve, known, state, peers, near, total if step <= total else 0.0)
         with torch.no_grad():
             score = float(torch.sigmoid(self._loaded.peer(x))[0])
@@ -179,6 +183,7 @@ class _Curve(NamedTuple):
 
     steps: NDArray[np.int64]
     best: NDArray[np.float64]
+    last: int  # reported
     completed: bool
     place: optuna_space.Place
     unordered: set[str]
@@ -188,8 +193,9 @@ class _Curve(NamedTuple):
         finite = [(s, v) for s, v in _lower_is_better(trial, sign).items() if math.isfinite(v)]
         steps, values = (np.array([pair[i] for pair in finite], dtype=np.float64) for i in (0, 1))
         best = np.minimum.accumulate(values)
-        completed = trial.state == TrialState.COMPLETE
-        return cls(steps.astype(np.int64), best, completed, optuna_space.place(trial), optuna_space.categories(trial))
+        last, completed = trial.last_step or 0, trial.state == TrialState.COMPLETE
+        place, unordered = optuna_space.place(trial), optuna_space.categories(trial)
+        return cls(steps.astype(np.int64), best, last, completed, place, unordered)
 
     def by(self, step: int) -> float:
         """Best value up to `step`; the first one where that comes later."""

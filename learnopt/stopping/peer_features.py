@@ -44,6 +44,11 @@ def amounts(best: Tensor, peers: Peers) -> Tensor:
     return best - target + MARGIN * target.abs()
 
 
+def ahead(best: Tensor, peers: Peers) -> Tensor:
+    """Whether a trial must not be pruned, `(T,)`: it is better than the best one was at the same moment."""
+    return best < peers.at[int(peers.final.argmin())]
+
+
 def floor_of(target: Tensor) -> Tensor:
     """The least difference that counts, for a study whose best value is `target`."""
     return MARGIN * target.abs()

@@ -52,7 +52,7 @@ class Lesson(NamedTuple):
 
     number: int  # of the trial in its study
     inputs: Tensor  # (T, INPUTS)
-    leads: Tensor  # (T,): ahead of all earlier trials
+    leads: Tensor  # (T,): ahead of all earlier trials, or of the best one at the same moment: not to be pruned
     wins: Tensor  # (T,): it will beat them from here by peer_features.MARGIN
 
 
@@ -117,7 +117,8 @@ def lesson(curve: CurveNetwork, task: Recorded, trials: Trials, ends: list[int])
     state = CurveState(*(field[run] for field in task.states))
     own = task.best[run]
     x = peer_network.inputs(curve, task.known[run], state, peers, near, task.horizon)
-    return Lesson(k, x, own <= peers.final.min(), (own - own[-1]) > peer_features.amounts(own, peers))
+    leads = (own <= peers.final.min()) | peer_features.ahead(own, peers)
+    return Lesson(k, x, leads, (own - own[-1]) > peer_features.amounts(own, peers))
 
 
 def simulate(
