@@ -272,7 +272,7 @@ def test_pruning_thresholds() -> None:
         return [(t, calibrate.PrunedOutcome(0.5, n)) for t, n in zip(calibrate.PRUNING, near, strict=True)]
 
     high = rows(1, 1, 1, 1, 0.96, 0.96, 0.9, 0.8, 0.7)
-    low = rows(1, 1, 1, 1, 0.95, 0.9, 0.8, 0.7, 0.6)
+    low = rows(1, 1, 1, 0.99, 0.95, 0.9, 0.99, 0.7, 0.6)
     assert calibrate.pruning_threshold({30: high}) == calibrate.PRUNING[5]
     assert calibrate.pruning_threshold({30: high, 120: low}) == calibrate.PRUNING[4]
     assert calibrate.pruning_threshold({30: rows(*[0.5] * 9)}) == calibrate.PRUNING[0]

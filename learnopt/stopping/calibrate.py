@@ -100,6 +100,6 @@ def pruning(
 
 
 def pruning_threshold(outcomes: dict[int, list[tuple[float, PrunedOutcome]]]) -> float:
-    """The highest threshold that keeps enough studies near on average over their sizes; the lowest if none does."""
-    near = {t: np.mean([dict(rows)[t].near for rows in outcomes.values()]) for t in PRUNING}
+    """The highest threshold that keeps enough studies near, whatever their size; the lowest if none does."""
+    near = {t: min(dict(rows)[t].near for rows in outcomes.values()) for t in PRUNING}
     return max((t for t in PRUNING if near[t] >= LEAST_NEAR), default=PRUNING[0])
