@@ -164,7 +164,8 @@ def draw(table: list[dict], path: Path) -> None:
         for r in others:
             mark, colour = ("*", "tab:red") if r["pruner"] == "clairvoyant" else ("o", "tab:gray")
             axes.plot(r["compute"], 100 * r["near"], mark, color=colour, ms=9 if mark == "*" else 4)
-            axes.annotate(r["pruner"], (r["compute"], 100 * r["near"]), fontsize=6, xytext=(3, 3),
+            side, shift = ("right", (-4, -8)) if r["compute"] > 0.7 else ("left", (3, 3))
+            axes.annotate(r["pruner"], (r["compute"], 100 * r["near"]), fontsize=6, xytext=shift, ha=side,
                           textcoords="offset points")  # fmt: skip
         for untold, style in ((False, "o-"), (True, "s--")):
             line = [r for r in mine if r["pruner"].startswith("learned, 0")

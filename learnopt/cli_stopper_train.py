@@ -27,7 +27,7 @@ from learnopt.stopping import calibrate, curve_features, peer_features, peer_tra
 from learnopt.stopping import curves as recorded_curves
 from learnopt.stopping.calibrate import PrunedOutcome, Stopping
 from learnopt.stopping.curves import Curves
-from learnopt.stopping.session import Say, Session
+from learnopt.stopping.session import Interrupted, Say, Session
 
 
 def stopper_train_command(
@@ -54,26 +54,42 @@ def stopper_train_command(
     learned, fresh = recorded_curves.split(everything, aside, seed)
     settings = {"iterations": iterations, "aside": aside, "seed": seed, "runs": _digest(everything),
                 "curve_features": curve_features.VERSION, "peer_features": peer_features.VERSION}  # fmt: skip
-    with _bars(console) as say:
-        session = Session(out.with_suffix(".checkpoint"), settings, say)
-        with session.interruptible():
+    session = Session(out.with_suffix(".checkpoint"), settings)
+    try:
+        with _bars(console) as session.say, session.interruptible():
             curve = train.fit(learned, seed, iterations, session)
             peer = peer_train.fit(curve, learned, seed, iterations, session)
             prunes = calibrate.pruning(curve, peer, fresh, session)
+    except Interrupted as stop:
+        console.print(str(stop), soft_wrap=True, highlight=False)
+        raise typer.Exit(130) from None
     stops = [calibrate.stopping(curve, kind, part) for kind, part in calibrate.kinds(fresh).items()]
     pruning = calibrate.pruning_threshold(prunes)
-    weights.save(out, curve, peer, {
-        **{s.key: s.threshold for s in stops}, "tolerance": calibrate.TOLERANCE, "pruning_threshold": pruning,
-        **{f"outcome of {s.key}": dict(s.outcomes)[s.threshold]._asdict() for s in stops},
-        "pruning_outcome": {str(n): dict(rows)[pruning]._asdict() for n, rows in prunes.items()},
-        "tasks": len(learned.numbers), "curves": len(learned), "tasks_aside": len(fresh.numbers),
-        "datasets": sorted({d for i in learned.numbers for d in everything.datasets[i].split(",")}),
-        "seed": seed, "iterations": iterations, **origin(),
-    })  # fmt: skip
+    fields = _outcomes(stops, prunes, pruning) | _origins(everything, learned, fresh)
+    weights.save(out, curve, peer, {**fields, "seed": seed, "iterations": iterations, **origin()})
     drawn = picture.draw(out.with_suffix(".png"), stops, prunes, pruning)
     session.close()
     Console().print(*map(_stopping_table, stops), _pruning_table(prunes, pruning))
     console.print(f"wrote {out} and {drawn}", soft_wrap=True)
+
+
+def _outcomes(
+    stops: list[Stopping], prunes: dict[int, list[tuple[float, PrunedOutcome]]], pruning: float
+) -> dict[str, object]:
+    """The thresholds and what they do, for the card."""
+    return {
+        **{s.key: s.threshold for s in stops}, "tolerance": calibrate.TOLERANCE, "pruning_threshold": pruning,
+        **{f"outcome of {s.key}": dict(s.outcomes)[s.threshold]._asdict() for s in stops},
+        "pruning_outcome": {str(n): dict(rows)[pruning]._asdict() for n, rows in prunes.items()},
+    }  # fmt: skip
+
+
+def _origins(everything: Curves, learned: Curves, fresh: Curves) -> dict[str, object]:
+    """What was learned from, for the card."""
+    return {
+        "tasks": len(learned.numbers), "curves": len(learned), "tasks_aside": len(fresh.numbers),
+        "datasets": sorted({d for i in learned.numbers for d in everything.datasets[i].split(",")}),
+    }  # fmt: skip
 
 
 def _digest(curves: Curves) -> str:

@@ -139,12 +139,13 @@ def test_simulated_studies(recorded: Curves) -> None:
     assert never.ends == [19] * 16
     assert studies.result(task, trials, never.ends) == (1.0, True, True)
     strict = studies.simulate(curve, task, trials, lambda x: torch.zeros(len(x)), 0.5, keep=True)
-    leading = [float(task.best[0, -1])]
-    for j in range(1, 16):  # trials not ahead of all before them are pruned there and then
-        least = min(leading)
-        end = next((k for k in range(19) if task.best[j, k] > least), 19)
+    reached = [task.best[0]]
+    for j in range(1, 16):  # pruned as soon as it neither leads nor is ahead of the best one at the same moment
+        champion = min(reached, key=lambda best: float(best[-1]))
+        own = task.best[j]
+        end = next((k for k in range(19) if own[k] > champion[-1] and own[k] >= champion[k]), 19)
         assert strict.ends[j] == end
-        leading.append(float(task.best[j, end]))
+        reached.append(torch.cat([own[: end + 1], own[end].expand(19 - end)]))
     assert studies.result(task, trials, strict.ends).compute < 0.3
     for lesson in strict.lessons:
         assert lesson.inputs.shape == (20, peer_network.INPUTS)
@@ -197,7 +198,13 @@ def test_the_pruner_learns_which_trials_are_worth_their_steps(recorded: Curves) 
     assert stages["pruner 4"] < 0.8 * first
 
 
-@pytest.mark.parametrize("after", [2, 7, 9, 20])
+def test_nothing_to_prune(recorded: Curves) -> None:
+    first = torch.tensor([int(torch.nonzero(recorded.task == i)[1, 0]) for i in recorded.numbers])
+    with pytest.raises(ValueError, match="no recorded run could have been pruned"):
+        peer_train.fit(CurveNetwork(), recorded.of(first), 0, 4)
+
+
+@pytest.mark.parametrize("after", [2, 9, 20])
 def test_training_goes_on_exactly(
     recorded: Curves, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

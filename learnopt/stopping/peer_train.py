@@ -58,6 +58,9 @@ def fit(curve: CurveNetwork, curves: Curves, seed: int, iterations: int, session
     Args:
         iterations: of the first network; those that tune decisions have half as many in every further round.
         session: keeps what was done; None: nothing does.
+
+    Raises:
+        ValueError: there is nothing that could have been pruned.
     """
     session = session or Session()
     tasks = studies.recorded(curve, curves)
@@ -113,7 +116,10 @@ def _play(
             drawn[i] = studies.draw(task, int(random.choice(TRIALS)), random, varied=True)
             ready[i] = Study(ends, studies.lessons(curve, task, drawn[i], ends))
         found.append(_played(task, drawn[i], ready[i]))
-    return [p for p in found if p is not None]
+    useful = [p for p in found if p is not None]
+    if not useful:
+        raise ValueError("no recorded run could have been pruned: tasks need two runs that do not diverge at once")
+    return useful
 
 
 def at_random(random: np.random.Generator) -> Policy:
