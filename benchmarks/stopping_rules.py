@@ -3,7 +3,8 @@
     learnopt record corpus --tasks held_out --optimizers adamw --rates 20 --seeds 3  # and meta_valid
     python benchmarks/stopping_rules.py corpus --out results/stopper
 
-Every task counts alike; intervals are 95 % bootstraps over tasks. Writes `stopping.json` and `stopping.png`.
+Every task counts alike; intervals are 95 % bootstraps over tasks. Writes `stopping.json` and `stopping.png`. A corpus
+of `learnopt record --metric` is judged at the threshold of metrics: excess is then a share of the best accuracy.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from learnopt.stopping.curves import Curves
 
 WAITS = tuple(range(1, 16))
 TOLERANCES = (0.005, 0.01, 0.02)
-THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 def describe(runs: Curves, stops: Tensor, raw_excess: Tensor, seed: int) -> dict:
@@ -56,14 +57,14 @@ def raw(runs: Curves) -> Tensor:
     return ((best - best[:, -1:]) / best[:, -1:].abs().clamp_min(1e-12)).nan_to_num(0, 0, 0)
 
 
-def rules(runs: Curves, loaded: weights.Loaded) -> dict[str, tuple[dict, Tensor]]:
+def rules(runs: Curves, loaded: weights.Loaded, calibrated: float) -> dict[str, tuple[dict, Tensor]]:
     """Name to (settings, value number at which each run stops)."""
     found: dict[str, tuple[dict, Tensor]] = {"oracle": ({}, policy.oracle(runs))}
     found |= {f"patience {w}": ({"wait": w}, policy.patience(runs, w)) for w in WAITS}
     for told in (True, False):
         for tolerance in TOLERANCES:
             chances = policy.probabilities(loaded.curve, runs, tolerance, told)
-            for threshold in sorted({*THRESHOLDS, loaded.card["threshold"]}):
+            for threshold in sorted({*THRESHOLDS, calibrated}):
                 settings = {"tolerance": tolerance, "threshold": threshold, "told": told}
                 name = f"learned, {tolerance:g}, {threshold:g}" + ("" if told else ", length untold")
                 found[name] = (settings, policy.first_below(chances, threshold, runs))
@@ -118,7 +119,7 @@ def draw(table: dict[str, dict], path: Path) -> None:
         yscale="log",
         ylim=(1e-4, 0.5),
         xlabel="share of the steps taken",
-        ylabel="mean excess of the best validation loss",
+        ylabel="mean excess of the best validation value",
     )
     axes.legend(fontsize=7)
     axes.figure.savefig(path, dpi=120)
@@ -129,25 +130,34 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--weights", default="default")
     parser.add_argument("--out", type=Path, default=Path("results/stopper"))
+    parser.add_argument("--name", default="stopping", help="of the record")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     a = parser.parse_args()
     loaded = weights.load(a.weights)
     runs = curves.read(a.corpus)
     known = {d for i in runs.numbers for d in runs.datasets[i].split(",")} & set(loaded.card["datasets"])
     assert not known, f"the stopper has learned from {known}"
-    excess = raw(runs)
+    kind = next(iter(calibrate.kinds(runs)))
+    assert len(calibrate.kinds(runs)) == 1, "losses and metrics are judged apart"
+    excess, calibrated = raw(runs), loaded.card[calibrate.KEYS[kind]]
     table = {
         name: {"settings": s, **describe(runs, stops, excess, a.seed)}
-        for name, (s, stops) in rules(runs, loaded).items()
+        for name, (s, stops) in rules(runs, loaded, calibrated).items()
     }
-    default = f"learned, {loaded.card['tolerance']:g}, {loaded.card['threshold']:g}"
-    frame = {"tasks": [runs.tasks[i] for i in runs.numbers], "runs": len(runs), "default": default, "seed": a.seed}
+    default = f"learned, {loaded.card['tolerance']:g}, {calibrated:g}"
+    frame = {
+        "tasks": [runs.tasks[i] for i in runs.numbers],
+        "runs": len(runs),
+        "judged by": kind,
+        "default": default,
+        "seed": a.seed,
+    }
     a.out.mkdir(parents=True, exist_ok=True)
     sha = loaded.card["sha256"]
     path = write_record(
-        a.out / "stopping.json", **frame, weights=sha, calibration=calibration(runs, loaded), rules=table
+        a.out / f"{a.name}.json", **frame, weights=sha, calibration=calibration(runs, loaded), rules=table
     )
-    draw(table, a.out / "stopping.png")
+    draw(table, a.out / f"{a.name}.png")
     for name in (
         "oracle",
         "patience 3",

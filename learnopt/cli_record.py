@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from learnopt.corpus import Corpus
-from learnopt.record import RecordPlan, TooSlow, record
+from learnopt.record import NoMetric, RecordPlan, TooSlow, record
 from learnopt.task import Task
 
 
@@ -30,18 +30,22 @@ def record_command(
     decays: Annotated[int, typer.Option(help="number of weight decays, torch's default first; 0: all")] = 0,
     most_steps: Annotated[int, typer.Option(help="cap on a task's declared steps")] = 1000,
     most_seconds: Annotated[float, typer.Option(help="leave out what would take longer per task; 0: nothing")] = 0.0,
+    metric: Annotated[
+        bool, typer.Option("--metric", help="validate by the tasks' metric, such as accuracy (negated), not the loss")
+    ] = False,
     share: Annotated[
         str, typer.Option(help="I/N: every N-th task from the I-th, to split work over processes")
     ] = "1/1",
 ) -> None:
     """Record runs of every rate, schedule and weight decay; the same command again goes on where it stopped."""
-    plan = RecordPlan(_words(optimizers), seeds, most_steps, most_seconds, rates, decays)
+    plan = RecordPlan(_words(optimizers), seeds, most_steps, most_seconds, rates, decays, metric)
     plan.check()
     if count < 1 or first < 0:
         raise ValueError(f"--count must be at least 1 and --first at least 0, got {count} and {first}")
     own, of = _share(share)
     corpus = Corpus(out)
-    corpus.agree({"seeds": seeds, "most_steps": most_steps, "rates": rates, "decays": decays})
+    settings: dict[str, object] = {"seeds": seeds, "most_steps": most_steps, "rates": rates, "decays": decays}
+    corpus.agree(settings | ({"metric": True} if metric else {}))
     makers = list(_tasks(tasks, first, count))[own - 1 :: of]
     console = Console(stderr=True)
     left_out: dict[str, str] = {}
@@ -69,7 +73,7 @@ def _record_one(corpus: Corpus, task: Task, optimizer: str, plan: RecordPlan, le
         return
     try:
         corpus.put(task.name, optimizer, record(task, optimizer, plan))
-    except (TooSlow, RuntimeError) as error:  # torch: what vmap cannot take
+    except (TooSlow, NoMetric, RuntimeError) as error:  # torch: what vmap cannot take
         reason = str(error).strip().splitlines()[0]
         corpus.skip(task.name, optimizer, reason)
         left_out[f"{task.name} with {optimizer}"] = reason

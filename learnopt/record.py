@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +29,10 @@ class TooSlow(Exception):
     """A task would take longer than it was given."""
 
 
+class NoMetric(Exception):
+    """A task has nothing to be judged by but its loss."""
+
+
 @dataclass(frozen=True)
 class RecordPlan:
     """What is recorded of every task.
@@ -39,6 +44,7 @@ class RecordPlan:
         most_seconds: a task that would take longer per optimizer is left out; 0: none is.
         rates: number of log-spaced learning rates over a recipe's range; 0: the recipe's own.
         decays: number of weight decays, torch's default first; 0: all of the recipe's.
+        metric: whether runs are validated by their task's metric, negated where larger is better, not by its loss.
     """
 
     optimizers: tuple[str, ...] = ("adamw", "sgd")
@@ -47,6 +53,7 @@ class RecordPlan:
     most_seconds: float = 0.0
     rates: int = 0
     decays: int = 0
+    metric: bool = False
 
     def check(self) -> None:
         """Raise ValueError for what cannot be recorded."""
@@ -82,11 +89,15 @@ def record(task: Task, optimizer: str, plan: RecordPlan) -> pd.DataFrame:
 
     Columns: task, kind, datasets, optimizer, lr, schedule, weight_decay, seed, steps, batch_size, rows; valid_steps
     and valid (the validation loss after so many steps, from 0), train (mean training loss of the steps between two
-    validations), as lists; `feature.NAME` for every meta-feature. A loss that is not finite stays so.
+    validations), as lists; `feature.NAME` for every meta-feature; with the plan's `metric` also metric, its name. A
+    loss that is not finite stays so.
 
     Raises:
         TooSlow: it would take longer than the plan allows.
+        NoMetric: the plan asks for the metric, and the loss is all there is.
     """
+    if plan.metric and task.metric_name == "loss":
+        raise NoMetric(f"{task.name} has no metric beside its loss")
     steps, grid = min(task.steps, plan.most_steps), plan.grid(optimizer)
     features = task_features(task, steps)
     size = max(1, sum(p.numel() for p in task.build(0).parameters()))
@@ -94,7 +105,8 @@ def record(task: Task, optimizer: str, plan: RecordPlan) -> pd.DataFrame:
     parts = [grid[i : i + share] for i in range(0, len(grid), share)]
     rows: list[dict[str, Any]] = []
     for part in parts:
-        curves = train_all(task, RECIPES[optimizer], part, plan.seeds, steps, plan.most_seconds / len(parts))
+        most_seconds = plan.most_seconds / len(parts)
+        curves = train_all(task, RECIPES[optimizer], part, plan.seeds, steps, most_seconds, plan.metric)
         for i, run in enumerate(itertools.product(part, range(plan.seeds))):
             configuration, seed = run
             curve = {
@@ -107,6 +119,8 @@ def record(task: Task, optimizer: str, plan: RecordPlan) -> pd.DataFrame:
         "task": task.name, "kind": task.kind, "datasets": ",".join(sorted(task.datasets)), "optimizer": optimizer,
         "steps": steps, "batch_size": meta_features.rows_of(task.batch(0, 0)), "rows": training_rows(task),
     }  # fmt: skip
+    if plan.metric:
+        fixed["metric"] = task.metric_name
     named: dict[str, Any] = {
         f"feature.{name}": value for name, value in zip(meta_features.NAMES, features, strict=True)
     }
@@ -127,14 +141,15 @@ def points(steps: int) -> list[int]:
 
 
 def train_all(
-    task: Task, recipe: Recipe, grid: list[Configuration], seeds: int, steps: int, most_seconds: float = 0.0
-) -> Curves:
+    task: Task, recipe: Recipe, grid: list[Configuration], seeds: int, steps: int, most_seconds: float = 0.0,
+    metric: bool = False,
+) -> Curves:  # fmt: skip
     """Train every configuration with every seed; run `i * seeds + s` is configuration `i` with seed `s`.
 
     Raises:
         TooSlow: the first steps say that it would take longer than `most_seconds` (unless 0).
     """
-    problem = vectorised(task, seeds, len(grid))
+    problem = vectorised(task, seeds, len(grid), metric)
     each = [c for c in grid for _ in range(seeds)]
     params = [p.clone() for p in problem.start]
     optimizer = recipe.make(params, torch.tensor([c.weight_decay for c in each]))
@@ -160,14 +175,23 @@ def train_all(
     return Curves(at, torch.stack(valid), torch.stack(train))
 
 
-def vectorised(task: Task, seeds: int, copies: int) -> Problem:
+def vectorised(task: Task, seeds: int, copies: int, metric: bool = False) -> Problem:
     """The task for vectorised runs; BatchNorm keeps no running statistics, which runs would share: it validates on
-    those of the validation batch."""
+    those of the validation batch.
+
+    Args:
+        metric: whether the validation loss is the metric, negated where larger is better.
+    """
     from torch.func import replace_all_batch_norm_modules_
 
     class Plain(type(task)):  # type: ignore[misc]
         def build(self, seed: int) -> nn.Module:
             return replace_all_batch_norm_modules_(task.build(seed))
+
+        def loss(self, model: nn.Module | Callable[..., Tensor], batch: Batch) -> Tensor:
+            if not metric or getattr(model, "training", True):
+                return task.loss(model, batch)
+            return -task.metric(model, batch) if task.larger_is_better else task.metric(model, batch)
 
     plain = copy.copy(task)
     plain.__class__ = Plain

@@ -43,6 +43,7 @@ STOPPERS = {
     "stopping.curve_network",
     "stopping.improvement",
     "stopping.learned",
+    "stopping.neighbours",
     "stopping.patience",
     "stopping.peer_features",
     "stopping.peer_network",
@@ -101,7 +102,7 @@ def test_stoppers_need_no_training() -> None:
     assert {f for m in STOPPERS for f in GRAPH[m]} <= STOPPERS | {"atomic", "carded"}
 
 
-FEWSHOT_SHARES = {"task", "locking", "provenance"}
+FEWSHOT_SHARES = {"task", "interrupt", "locking", "provenance"}
 """What the few-shot arm takes from elsewhere, beside what the runtime arm is made of."""
 
 

@@ -78,7 +78,8 @@ def test_agrees_with_the_batch_that_figures_come_from() -> None:
     values = torch.tensor([noisy(s, 40) for s in range(4)], dtype=torch.float64)
     values[1, 5] = torch.nan
     steps = torch.arange(40.0, dtype=torch.float64).expand(4, -1)
-    curves = Curves(values, steps, torch.zeros(4), ["a"], ["a"], torch.ones(4), torch.full((4,), 40))
+    four = torch.zeros(4)
+    curves = Curves(values, steps, four, ["a"], ["a"], four + 1, torch.full((4,), 40), four > 0, torch.zeros(4, 4))
     batch = policy.probabilities(weights.load().curve, curves, tolerance=0.01)
     for row, one in zip(batch, values, strict=True):
         found = verdicts(LearnedStopper(39, tolerance=0.01), one.tolist())
@@ -145,7 +146,11 @@ def test_weights_on_disk(tmp_path: Path) -> None:
     curve, peer = CurveNetwork(), PeerNetwork()
     path = weights.save(tmp_path / "mine.safetensors", curve, peer, {"threshold": 0.25})
     loaded = weights.load(tmp_path / "mine")
+    assert LearnedStopper(weights=path).threshold == LearnedStopper(weights=path, mode="max").threshold == 0.25
+    path = weights.save(tmp_path / "both.safetensors", curve, peer, {"threshold": 0.25, "threshold_max": 0.1})
     assert LearnedStopper(weights=path).threshold == 0.25
+    assert LearnedStopper(weights=path, mode="max").threshold == 0.1
+    assert LearnedStopper(weights=path, mode="max", threshold=0.3).threshold == 0.3
     x = torch.randn(1, 4, curve.reader.input_size)
     assert torch.equal(loaded.curve.read(x)[0], curve.read(x)[0])
     assert weights.load().card["kind"] == "stopper"

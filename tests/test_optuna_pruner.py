@@ -8,9 +8,15 @@ import pickle
 import numpy as np
 import optuna
 import pytest
+import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from learnopt.integrations import optuna_space
 from learnopt.integrations.optuna_pruner import LearnedPruner
+from learnopt.stopping import neighbours, peer_train, studies, weights
+from learnopt.stopping.curve_network import CurveNetwork
+from learnopt.stopping.curves import Curves
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 GOOD = [2.0 * 0.85**t + 0.1 for t in range(30)]
@@ -192,6 +198,90 @@ def test_works_in_optimize_with_irregular_steps_and_after_pickling() -> None:
     states = [t.state for t in study.trials]
     assert TrialState.PRUNED in states[1:5]
     assert study.best_value == min(t.params["level"] for t in study.trials)
+
+
+def test_distances_between_parameters() -> None:
+    space = {
+        "lr": FloatDistribution(1e-4, 1.0, log=True),
+        "width": IntDistribution(10, 20),
+        "kind": CategoricalDistribution(("a", "b", "c")),
+        "only": CategoricalDistribution(("x",)),
+    }
+    trials = [
+        optuna.trial.create_trial(params=p, distributions={n: space[n] for n in p}, value=0.0)
+        for p in (
+            {"lr": 1e-4, "width": 10, "kind": "a", "only": "x"},
+            {"lr": 1e-2, "width": 15, "kind": "a", "only": "x"},
+            {"lr": 1e-4, "width": 10, "kind": "c", "only": "x"},
+            {"lr": 1.0, "kind": "b"},
+        )
+    ]
+    places = [optuna_space.place(t) for t in trials]
+    assert "only" not in places[0]
+    unordered = optuna_space.categories(trials[0])
+    assert unordered == {"kind"}
+    found = optuna_space.distances(places, places, unordered)
+    expected = [
+        [0, 0.5**0.5, 1, 3**0.5],
+        [0.5**0.5, 0, 1.5**0.5, 2.25**0.5],
+        [1, 1.5**0.5, 0, 3**0.5],
+        [3**0.5, 2.25**0.5, 3**0.5, 0],
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(optuna_space.distances(places[:1], places[1:], unordered), [expected[0][1:]], atol=1e-12)
+    assert optuna_space.distances([{}], [{}], set()).tolist() == [[0.0]]
+
+
+def test_like_parameters_tell_like_results() -> None:
+    final = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0], dtype=torch.float64)
+    place = torch.tensor([[0.0], [0.1], [0.2], [0.8], [0.9]], dtype=torch.float64)
+    assert neighbours.reliability(torch.cdist(place, place), final) > 0.7
+    assert neighbours.reliability(torch.cdist(place, place), final[[0, 3, 1, 2, 4]]) < 0.5
+    assert neighbours.reliability(torch.cdist(place[:3], place[:3]), final[:3]) == 0
+
+
+def recorded_task(curve: CurveNetwork) -> tuple[studies.Recorded, np.ndarray]:
+    """Runs whose rate decides how far they come, some diverging, with steps that a study may count from 1."""
+    rng = np.random.default_rng(1)
+    lr, schedule = rng.random(24), rng.integers(0, 2, 24)
+    t = np.arange(21)
+    values = (lr[:, None] - 0.4) ** 2 + 0.1 + np.exp(-t * (0.05 + lr[:, None] / 4)) + 0.01 * rng.random((24, 21))
+    values[3, 1:] = np.nan
+    values[7, 5:] = np.inf
+    settings = torch.from_numpy(np.stack([lr, schedule], 1))
+    settings[0], settings[1] = 0, 1  # the ends of both ranges
+    held = torch.from_numpy(np.where(np.isfinite(values), values, np.nan))
+    steps = torch.arange(21.0, dtype=torch.float64).expand(24, 21)
+    curves = Curves(
+        held, steps, torch.zeros(24, dtype=torch.long), ["t"], ["d"], torch.ones(24, dtype=torch.bool),
+        torch.full((24,), 21), torch.zeros(24, dtype=torch.bool), settings,
+    )  # fmt: skip
+    return studies.recorded(curve, curves)[0], values[:, 1:]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_decisions_are_those_of_the_simulated_study(told: bool) -> None:
+    loaded = weights.load()
+    task, values = recorded_task(loaded.curve)
+    trials = studies.draw(task, 16, np.random.default_rng(2))
+    expected = studies.simulate(
+        loaded.curve, task, trials if told else trials._replace(settings=None), peer_train.scores(loaded.peer), 0.8
+    ).ends
+    study = optuna.create_study(pruner=LearnedPruner(threshold=0.8, use_parameters=told))
+    space = {"lr": FloatDistribution(0, 1), "schedule": CategoricalDistribution((0.0, 1.0))}
+    assert trials.settings is not None
+    for run_number, place, end in zip(trials.runs, trials.settings, expected, strict=True):
+        study.enqueue_trial({"lr": float(place[0]), "schedule": float(place[1])})
+        trial, taken = study.ask(space), len(values[0]) - 1
+        for t, value in enumerate(values[run_number]):
+            trial.report(value, t + 1)
+            if t < 19 and (not math.isfinite(min(values[run_number][: t + 1])) or trial.should_prune()):
+                taken = t
+                break
+        state = TrialState.PRUNED if taken < 19 else TrialState.COMPLETE
+        study.tell(trial, None if taken < 19 else float(np.nanmin(values[run_number])), state=state)
+        assert taken == end
+    assert len(set(expected)) > 3
 
 
 @pytest.mark.parametrize(

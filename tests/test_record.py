@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from learnopt import cli
 from learnopt.baselines import multiplier
 from learnopt.batched_optimizers import RECIPES
 from learnopt.corpus import Corpus
-from learnopt.record import Configuration, RecordPlan, TooSlow, points, record, train_all
+from learnopt.record import Configuration, NoMetric, RecordPlan, TooSlow, points, record, train_all
 from learnopt.tuner.lanes import OPTIMIZERS
 from learnopt.tuner.meta_features import NAMES, first_tensor, meta_features
 
@@ -73,6 +74,25 @@ def test_parts_of_a_grid_are_recorded_alike(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("learnopt.record.MOST_NUMBERS", 1)
     parts = record(ToyTask("mlp"), "adamw", SMALL)
     np.testing.assert_allclose(np.stack(whole["valid"]), np.stack(parts["valid"]), rtol=1e-4)
+
+
+class _Judged(ToyTask):
+    metric_name, larger_is_better = "closeness", True
+
+    def metric(self, model, batch):  # type: ignore[no-untyped-def]
+        return 1 / (1 + self.loss(model, batch))
+
+
+def test_runs_are_validated_by_the_metric() -> None:
+    losses = record(_Judged("mlp"), "adamw", SMALL)
+    judged = record(_Judged("mlp"), "adamw", replace(SMALL, metric=True))
+    np.testing.assert_allclose(
+        np.stack(judged["valid"]), -1 / (1 + np.stack(losses["valid"]).astype(np.float64)), rtol=1e-5
+    )
+    np.testing.assert_array_equal(np.stack(judged["train"]), np.stack(losses["train"]))
+    assert set(judged["metric"]) == {"closeness"}
+    with pytest.raises(NoMetric, match="mlp has no metric beside its loss"):
+        record(ToyTask("mlp"), "adamw", replace(SMALL, metric=True))
 
 
 def test_what_takes_too_long_is_given_up() -> None:

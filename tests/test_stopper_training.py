@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,10 @@ import torch
 
 from learnopt.cli import run
 from learnopt.corpus import Corpus
-from learnopt.stopping import Patience, calibrate, curves, peer_features, peer_train, policy, train, weights
+from learnopt.stopping import Patience, calibrate, curves, peer_network, peer_train, policy, studies, train, weights
 from learnopt.stopping.curve_network import CurveNetwork
 from learnopt.stopping.curves import Curves
+from learnopt.stopping.session import Interrupted, Session
 
 
 def make_corpus(folder: Path, tasks: int = 6, runs: int = 16, points: int = 21) -> Path:
@@ -29,7 +32,8 @@ def make_corpus(folder: Path, tasks: int = 6, runs: int = 16, points: int = 21) 
             valid = level + np.where(t < turn, 2 * (turn - t), 0.5 * (t - turn)) + 0.005 * rng.standard_normal(points)
             if j == 0:
                 valid[points // 2 :] = np.inf
-            rows.append({"schedule": ("constant", "cosine")[j % 2], "valid_steps": list(range(0, 10 * points, 10)),
+            rows.append({"schedule": ("constant", "cosine")[j % 2], "lr": level, "weight_decay": 0.01 * (j % 3),
+                         "optimizer": "adamw", "valid_steps": list(range(0, 10 * points, 10)),
                          "valid": valid.tolist()})  # fmt: skip
         frame = pd.DataFrame(rows).assign(task=f"task{i}", datasets=f"data{i}" if i else "data0,data1")
         corpus.put(f"task{i}", "adamw", frame)
@@ -59,7 +63,7 @@ def test_splits_have_no_data_in_common(recorded: Curves, seed: int) -> None:
     assert 1 <= len(parts[1].numbers) <= 2
     one = recorded.of(recorded.task == 0)
     with pytest.raises(ValueError, match="too few data sets"):
-        curves.split(Curves(one.values, one.steps, one.task, ["a"], ["a"], one.constant, one.length), 0.5, 0)
+        curves.split(replace(one, tasks=["a"], datasets=["a"]), 0.5, 0)
 
 
 def test_labels_against_a_slow_truth(recorded: Curves) -> None:
@@ -110,14 +114,15 @@ def test_outcomes(recorded: Curves) -> None:
 
 def test_it_learns_what_curves_do(recorded: Curves) -> None:
     said: list[float] = []
-    network = train.fit(recorded, 0, 80, lambda i, loss: said.append(loss))
+    session = Session(say=lambda stage, done, total, note: said.append(float(note.removeprefix("loss "))))
+    network = train.fit(recorded, 0, 80, session)
     assert len(said) == 80
     assert np.mean(said[-10:]) < 0.6 * np.mean(said[:10])
     again = train.fit(recorded, 0, 2)
     assert all(
         torch.equal(a, b) for a, b in zip(again.parameters(), train.fit(recorded, 0, 2).parameters(), strict=True)
     )
-    outcomes = dict(calibrate.stopping(network, recorded))
+    outcomes = dict(calibrate.stopping(network, "losses", recorded).outcomes)
     assert outcomes[0.5].compute < 0.95
     assert outcomes[0.5].compute <= outcomes[0.1].compute <= outcomes[0.005].compute
     assert (
@@ -126,38 +131,158 @@ def test_it_learns_what_curves_do(recorded: Curves) -> None:
     )
 
 
-def assert_truth(task: peer_train.Recorded, order: list[int], study: peer_train.Study) -> None:
-    """Labels of a study without pruning say, at every moment, whether a trial becomes the best by half a per cent."""
-    champion, labels = float(task.best[order[0], -1]), iter(study.truth)
-    for j in order[1:]:
-        own = task.best[j].tolist()
-        if math.isinf(own[0]):
-            continue
-        for value, label in zip(own, next(labels).tolist(), strict=True):
-            target = min(value, champion)
-            assert label == (value - own[-1] > value - target + peer_features.MARGIN * abs(target)), (j, value)
-        champion = min(champion, own[-1])
-
-
 def test_simulated_studies(recorded: Curves) -> None:
-    task = peer_train.recorded(CurveNetwork(), recorded)[2]
-    order = list(range(16))
-    never = peer_train.simulate(CurveNetwork(), task, order, lambda x: torch.ones(len(x)), 0.5, 0.0)
-    assert never.compute == pytest.approx((15 * 20 + 20) / 16 / 20)
-    assert never.best == never.completed == float(task.best[:, -1].min())
-    strict = peer_train.simulate(CurveNetwork(), task, order, lambda x: torch.zeros(len(x)), 0.5, 0.0, lambda: 3)
-    leading = [float(task.best[0, -1])]
-    for j in order[1:]:  # only trials ahead of all before them from their first value on complete
-        if (task.best[j] <= min(leading)).all():
-            leading.append(float(task.best[j, -1]))
-    assert strict.completed == min(leading)
-    assert strict.compute < 0.3
-    assert_truth(task, order, never)
-    assert 0 < torch.cat(never.truth).mean() < 1
-    for x, y in zip(strict.inputs, strict.truth, strict=True):
-        assert len(x) == len(y)
-        assert len(y) <= 20
-        assert torch.isfinite(x).all()
+    curve = CurveNetwork()
+    task = studies.recorded(curve, recorded)[2]
+    trials = studies.Trials(list(range(16)), task.settings)
+    never = studies.simulate(curve, task, trials, lambda x: torch.ones(len(x)), 0.5)
+    assert never.ends == [19] * 16
+    assert studies.result(task, trials, never.ends) == (1.0, True, True)
+    strict = studies.simulate(curve, task, trials, lambda x: torch.zeros(len(x)), 0.5, keep=True)
+    reached = [task.best[0]]
+    for j in range(1, 16):  # pruned as soon as it neither leads nor is ahead of the best one at the same moment
+        champion = min(reached, key=lambda best: float(best[-1]))
+        own = task.best[j]
+        end = next((k for k in range(19) if own[k] > champion[-1] and own[k] >= champion[k]), 19)
+        assert strict.ends[j] == end
+        reached.append(torch.cat([own[: end + 1], own[end].expand(19 - end)]))
+    assert studies.result(task, trials, strict.ends).compute < 0.3
+    for lesson in strict.lessons:
+        assert lesson.inputs.shape == (20, peer_network.INPUTS)
+        assert torch.isfinite(lesson.inputs).all()
+    for first, second in zip(strict.lessons, studies.lessons(curve, task, trials, strict.ends), strict=True):
+        assert first.number == second.number
+        assert torch.equal(first.inputs, second.inputs)
+
+
+def test_a_clairvoyant_runs_what_will_lead(recorded: Curves) -> None:
+    task = studies.recorded(CurveNetwork(), recorded)[1]
+    trials = studies.draw(task, 12, np.random.default_rng(0))
+    ends, best = studies.clairvoyant(task, trials), math.inf
+    for number, end in zip(trials.runs, ends, strict=True):
+        final = float(task.best[number, -1])
+        assert end == (19 if final < best else 0)
+        best = min(best, final)
+    found = studies.result(task, trials, ends)
+    assert found.near
+    assert found.completed_near
+    assert found.compute == pytest.approx(np.mean([(e + 1) / 20 for e in ends]))
+
+
+def test_the_price_of_decisions_against_a_slow_truth() -> None:
+    random = np.random.default_rng(0)
+    odds, leads = torch.from_numpy(random.normal(size=(4, 6))), torch.from_numpy(random.random((4, 6)) < 0.3)
+    study = peer_train.Played(
+        torch.zeros(4, 6, 1), leads, torch.zeros(4, 6), torch.tensor([2, 0]), torch.tensor([1, 3]), False, 40
+    )
+    steps, lost = 0.0, 1.0
+    for trial in range(4):
+        alive = [1.0]
+        for t in range(6):
+            on = 1.0 if leads[trial, t] else 1 / (1 + math.exp(-float(odds[trial, t]) / peer_train.SOFTNESS))
+            alive.append(alive[-1] * on)
+        steps += sum(alive[:6])
+        if trial in (1, 3):
+            lost *= 1 - min(alive[2 if trial == 1 else 0], 1 - 1e-6)
+    expected = steps / 40 + peer_train.PRICE * lost
+    assert float(peer_train.price(odds, study)) == pytest.approx(expected, rel=1e-4)
+    assert float(peer_train.price(odds, study._replace(safe=True))) == pytest.approx(steps / 40)
+
+
+def test_the_pruner_learns_which_trials_are_worth_their_steps(recorded: Curves) -> None:
+    curve, said = CurveNetwork(), []
+    peer_train.fit(curve, recorded, 0, 60, Session(say=lambda *what: said.append(what)))
+    stages = {stage: float(note.removeprefix("loss ")) for stage, _, _, note in said if stage.startswith("pruner")}
+    assert list(stages) == ["pruner 1", "pruner 2", "pruner 3", "pruner 4"]
+    first = next(float(note.removeprefix("loss ")) for stage, _, _, note in said if stage == "pruner 2")
+    assert stages["pruner 4"] < 0.8 * first
+
+
+def test_nothing_to_prune(recorded: Curves) -> None:
+    first = torch.tensor([int(torch.nonzero(recorded.task == i)[1, 0]) for i in recorded.numbers])
+    with pytest.raises(ValueError, match="no recorded run could have been pruned"):
+        peer_train.fit(CurveNetwork(), recorded.of(first), 0, 4)
+
+
+@pytest.mark.parametrize("after", [2, 9, 20])
+def test_training_goes_on_exactly(
+    recorded: Curves, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt anywhere, then the same call: the same networks as without."""
+    few = recorded.of(recorded.task < 2)
+
+    def teach(session: Session) -> list[torch.Tensor]:
+        curve = train.fit(few, 0, 3, session)
+        return [*curve.parameters(), *peer_train.fit(curve, few, 0, 4, session).parameters()]
+
+    straight = teach(Session())
+    path, pieces = tmp_path / "x.checkpoint", 0
+
+    def interrupt(*what: object) -> None:
+        nonlocal pieces
+        pieces += 1
+        if pieces == after:
+            signal.raise_signal(signal.SIGINT)
+
+    session = Session(path, {"seed": 0}, interrupt)
+    with pytest.raises(Interrupted, match="the same command goes on from"), session.interruptible():
+        teach(session)
+    assert pieces == after
+    again: list[object] = []
+    resumed = teach(Session(path, {"seed": 0}, lambda *what: again.append(what)))
+    assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
+    assert len(again) + after == 3 + 4 * 2 + 4 + 3 * 2
+
+
+def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.checkpoint"
+    Session(path, {"seed": 0}).keep("stage", [1])
+    with pytest.raises(ValueError, match=r"other settings \(seed 0 -> 1\); remove it or choose another --out"):
+        Session(path, {"seed": 1})
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is not a readable checkpoint"):
+        Session(path, {"seed": 0})
+    Session(tmp_path / "none").close()
+
+
+def test_metrics_are_read_apart_from_losses(tmp_path: Path) -> None:
+    make_corpus(tmp_path / "losses", tasks=2, runs=4)
+    judged = Corpus(tmp_path / "metrics")
+    for frame in Corpus(tmp_path / "losses").frames():
+        frame["valid"] = [-1 / (1 + np.asarray(v)) for v in frame["valid"]]
+        judged.put(str(frame["task"].iloc[0]), "adamw", frame.assign(metric="accuracy"))
+    both = curves.read(tmp_path / "losses", tmp_path / "metrics")
+    assert both.tasks == ["task0", "task0 by accuracy", "task1", "task1 by accuracy"]
+    parts = calibrate.kinds(both)
+    assert parts["losses"].numbers == [0, 2]
+    assert parts["metrics"].numbers == [1, 3]
+    assert (parts["metrics"].values.nan_to_num(-0.5) <= 0).all()
+    assert list(calibrate.kinds(parts["losses"])) == ["losses"]
+    network = CurveNetwork()
+    found = [calibrate.stopping(network, kind, part) for kind, part in parts.items()]
+    assert [f.key for f in found] == ["threshold", "threshold_max"]
+
+
+def test_rounded_curves() -> None:
+    values = torch.tensor([[3.1, 2.0, 1.17, 1.0, torch.nan], [torch.nan, 5.0, 4.96, 4.0, 4.45], [2.0] * 5])
+    fine, coarse = (train.rounded(values.double(), torch.full((3,), c)) for c in (0.0, 1.0))
+    assert torch.equal(torch.isnan(fine), torch.isnan(values))
+    steps = torch.tensor([2.1, 1.0])  # ways from the first value to the best
+    for found, share in ((fine, 0.003), (coarse, 0.2)):
+        step = share * steps.double()[:, None]
+        torch.testing.assert_close(found[:2], (values[:2].double() / step).round() * step, equal_nan=True)
+    assert torch.equal(fine[2], values[2].double())
+
+
+def test_pruning_thresholds() -> None:
+    def rows(*near: float) -> list[tuple[float, calibrate.PrunedOutcome]]:
+        return [(t, calibrate.PrunedOutcome(0.5, n)) for t, n in zip(calibrate.PRUNING, near, strict=True)]
+
+    high = rows(1, 1, 1, 1, 0.96, 0.96, 0.9, 0.8, 0.7)
+    low = rows(1, 1, 1, 0.99, 0.95, 0.9, 0.99, 0.7, 0.6)
+    assert calibrate.pruning_threshold({30: high}) == calibrate.PRUNING[5]
+    assert calibrate.pruning_threshold({30: high, 120: low}) == calibrate.PRUNING[4]
+    assert calibrate.pruning_threshold({30: rows(*[0.5] * 9)}) == calibrate.PRUNING[0]
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,9 +293,12 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "best within 1 %" in text
     card = json.loads(out.with_suffix(".json").read_text())
     assert card["threshold"] in calibrate.THRESHOLDS
+    assert "threshold_max" not in card
     assert card["pruning_threshold"] in calibrate.PRUNING
     assert card["curves"] + 10 * card["tasks_aside"] == 50
     assert weights.load(out).card["seed"] == 0
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus", "mine.json", "mine.png", "mine.safetensors"]
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def test_composition() -> None:
         (lambda: LearnedStopper(0), "total_steps must be a finite number above 0, got 0"),
         (lambda: LearnedStopper(tolerance=-1), "tolerance must be"),
         (lambda: LearnedStopper(of="loss"), "of must be 'progress' or 'value', got 'loss'"),
-        (lambda: LearnedStopper(weights="none"), "unknown stopper weights 'none'; choose from: default, v1"),
+        (lambda: LearnedStopper(weights="none"), "unknown stopper weights 'none'; choose from: default, v2"),
     ],
 )
 def test_bad_input(make: object, message: str) -> None:

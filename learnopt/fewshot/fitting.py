@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from learnopt.fewshot import storage
+from learnopt.interrupt import deferred
 from learnopt.locking import locked
 
 FILE = "checkpoint.safetensors"
@@ -56,7 +55,7 @@ class Fitting:
             if self.out is not None:
                 stack.enter_context(locked(self.out))
                 self._resume()
-            stopped = stack.enter_context(_deferred_interrupt())
+            stopped = stack.enter_context(deferred())
             show = stack.enter_context(_bar(title, meta_steps, len(self.rows), progress))
             saved, began = time.monotonic(), time.process_time()
             while len(self.rows) < meta_steps and not stopped.is_set():
@@ -91,26 +90,6 @@ class Fitting:
             raise ValueError(f"{str(self.out)!r} holds a run with other settings ({what}); choose another folder")
         self.restore(tensors)
         self.rows, self.cpu_seconds = card["rows"], card["cpu_seconds"]
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C inside into an event; in threads other than the main one nothing is changed."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -14,24 +14,31 @@ from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from learnopt.stopping import peer_network
+from learnopt.integrations import optuna_space
+from learnopt.stopping import neighbours, peer_features, peer_network
 from learnopt.stopping import weights as stored
+from learnopt.stopping.neighbours import Neighbours
 from learnopt.stopping.peer_features import Peers
 from learnopt.stopping.reading import CurveReader
 from learnopt.stopping.stopper import check_number, check_whole
 
 _KEPT = 4096
 """Trials whose curves are kept in memory, as far as they have been read."""
+_TRUSTED = 128
+"""Latest trials that show whether like parameters mean like results."""
+_LEADING = 0.02
+"""A leading trial is pruned, if at all, where its chance of getting better by `peer_features.MARGIN` is below this."""
 _Key = tuple[str, int, datetime | None]
 """Name of a study, number and start of a trial: studies that follow each other may have one name."""
 
 
 class LearnedPruner(BasePruner):
-    """Prunes a trial once it is unlikely to beat the best one so far.
+    """Prunes a trial once it is not worth its remaining steps: unlikely to beat the best one so far.
 
-    Networks that have learned from recorded training runs read the trial's own curve and its standing among the
-    finished trials. Every finished trial counts, pruned ones with what they had, so that it can prune from the second
-    trial on; scale and sign of the values do not matter. Trials that lead are not pruned unless `prune_leaders` is set.
+    Networks that have learned from recorded training runs read the trial's own curve, its standing among the finished
+    trials and how those with like parameters fared. Every finished trial counts, pruned ones with what they had, so
+    that it can prune from the second trial on; scale and sign of the values do not matter. A trial that is better than
+    the best one was at the same step is not pruned, and one that leads only if `prune_leaders` is set.
 
     Args:
         n_startup_trials: pruning is disabled until this number of trials has completed; 0 is as 1, since there is
@@ -40,9 +47,12 @@ class LearnedPruner(BasePruner):
         interval_steps: steps between the checks, counted from `n_warmup_steps`; a check without a value is made up for
             at the next one.
         total_steps: last step of a trial that is not pruned; None: the longest completed trial's.
-        threshold: prunes below this probability; None: as the weights were calibrated.
+        threshold: prunes where the network's score, from 0 to 1, is below this: higher prunes more; None: as the
+            weights were calibrated.
         prune_leaders: whether a trial ahead of all earlier ones is pruned as well when it is unlikely to improve:
             Optuna then has its value as an intermediate one only.
+        use_parameters: whether trials with like parameters are looked at; a category that differs counts as far as
+            the two ends of a range.
         weights: name of shipped weights or path of an artifact of `learnopt stopper-train`.
 
     Raises:
@@ -61,6 +71,7 @@ class LearnedPruner(BasePruner):
         total_steps: int | None = None,
         threshold: float | None = None,
         prune_leaders: bool = False,
+        use_parameters: bool = True,
         weights: str | os.PathLike[str] = "default",
     ) -> None:
         self._n_startup_trials = check_whole(n_startup_trials, "n_startup_trials", 0)
@@ -68,9 +79,9 @@ class LearnedPruner(BasePruner):
         self._interval_steps = check_whole(interval_steps, "interval_steps", 1)
         self._total_steps = None if total_steps is None else check_whole(total_steps, "total_steps", 1)
         self._loaded = stored.load(weights)
-        given = self._loaded.card.get("pruning_threshold", 0.01) if threshold is None else threshold
+        given = self._loaded.card.get("pruning_threshold", 0.5) if threshold is None else threshold
         self._threshold = check_number(given, "threshold", 0, 1)
-        self._prune_leaders = bool(prune_leaders)
+        self._prune_leaders, self._use_parameters = bool(prune_leaders), bool(use_parameters)
         self._weights = weights
         self._curves: dict[_Key, _Curve] = {}
         self._readers: dict[_Key, _Reading] = {}
@@ -92,28 +103,47 @@ class LearnedPruner(BasePruner):
         if not any(t.intermediate_values for t in completed) or not curves:
             return False
         total = self._total_steps or max(t.last_step for t in completed if t.last_step is not None)
-        return self._judge(_key(study, trial), values, curves, step, float(total))
+        near = self._neighbours(trial, curves) if self._use_parameters else None
+        return self._judge(_key(study, trial), values, curves, near, step, float(total))
 
     def _is_check(self, step: int, trial: FrozenTrial) -> bool:
         """Whether no value has been reported since the last step at which a check was due."""
         due = (step - self._n_warmup_steps) // self._interval_steps * self._interval_steps + self._n_warmup_steps
         return all(s < due for s in trial.intermediate_values if s != step)
 
-    def _judge(self, key: _Key, values: dict[int, float], curves: list[_Curve], step: int, total: float) -> bool:
+    def _neighbours(self, trial: FrozenTrial, curves: list[_Curve]) -> Neighbours | None:
+        """The trial's parameters beside those of finished ones; None where it has none."""
+        own = optuna_space.place(trial)
+        if not own:
+            return None
+        unordered = optuna_space.categories(trial).union(*(c.unordered for c in curves))
+        places = [c.place for c in curves]
+        recent = places[-_TRUSTED:]
+        final = torch.tensor([c.best[-1] for c in curves[-_TRUSTED:]], dtype=torch.float64)
+        trust = neighbours.reliability(optuna_space.distances(recent, recent, unordered), final)
+        return Neighbours(optuna_space.distances([own], places, unordered)[0], trust)
+
+    def _judge(
+        self, key: _Key, values: dict[int, float], curves: list[_Curve], near: Neighbours | None, step: int,
+        total: float,
+    ) -> bool:  # fmt: skip
         reader = self._read(key, values, total)
         leads = reader.best <= min(c.best[-1] for c in curves)
-        if leads and not self._prune_leaders:
-            return False
+        if leads and self._prune_leaders:
+            return float(reader.chance([peer_features.MARGIN * reader.scale("value")])[0]) < _LEADING
         peers = Peers(
             torch.tensor([[c.by(step)] for c in curves], dtype=torch.float64),
-            torch.tensor([[c.steps[-1] >= step] for c in curves]),
+            torch.tensor([[c.last >= step] for c in curves]),
             torch.tensor([c.best[-1] for c in curves], dtype=torch.float64),
+            torch.tensor([c.completed for c in curves]),
         )
         known, state = reader.moment()
-        x = peer_network.inputs(self._loaded.curve, known, state, peers, total if step <= total else 0.0)
+        if leads or bool(peer_features.ahead(state.best, peers)):
+            return False
+        x = peer_network.inputs(self._loaded.curve, known, state, peers, near, total if step <= total else 0.0)
         with torch.no_grad():
-            chance = float(torch.sigmoid(self._loaded.peer(x))[0])
-        return chance < self._threshold
+            score = float(torch.sigmoid(self._loaded.peer(x))[0])
+        return score < self._threshold
 
     def _read(self, key: _Key, values: dict[int, float], total: float) -> CurveReader:
         """The trial's curve as the network reads it; goes on where the last check left off."""
@@ -131,7 +161,7 @@ class LearnedPruner(BasePruner):
         """Best values of a finished trial, None where it has no finite one."""
         curve = self._curves.get(key)
         if curve is None:
-            curve = self._curves[key] = _Curve.of(_lower_is_better(trial, sign))
+            curve = self._curves[key] = _Curve.of(trial, sign)
             _forget_oldest(self._curves)
         return curve if len(curve.steps) else None
 
@@ -150,16 +180,23 @@ class _Reading(NamedTuple):
 
 
 class _Curve(NamedTuple):
-    """The best values of a finished trial so far, from its first finite value on."""
+    """The best values of a finished trial so far, from its first finite value on, and its parameters."""
 
     steps: NDArray[np.int64]
     best: NDArray[np.float64]
+    last: int  # reported
+    completed: bool
+    place: optuna_space.Place
+    unordered: set[str]
 
     @classmethod
-    def of(cls, values: dict[int, float]) -> _Curve:
-        finite = [(s, v) for s, v in values.items() if math.isfinite(v)]
-        steps, best = (np.array([pair[i] for pair in finite]) for i in (0, 1))
-        return cls(steps.astype(np.int64), np.minimum.accumulate(best.astype(np.float64)) if len(finite) else best)
+    def of(cls, trial: FrozenTrial, sign: float) -> _Curve:
+        finite = [(s, v) for s, v in _lower_is_better(trial, sign).items() if math.isfinite(v)]
+        steps, values = (np.array([pair[i] for pair in finite], dtype=np.float64) for i in (0, 1))
+        best = np.minimum.accumulate(values)
+        last, completed = trial.last_step or 0, trial.state == TrialState.COMPLETE
+        place, unordered = optuna_space.place(trial), optuna_space.categories(trial)
+        return cls(steps.astype(np.int64), best, last, completed, place, unordered)
 
     def by(self, step: int) -> float:
         """Best value up to `step`; the first one where that comes later."""

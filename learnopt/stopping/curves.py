@@ -12,6 +12,10 @@ from torch import Tensor
 
 from learnopt.corpus import Corpus
 
+SETTINGS = ("lr", "schedule", "weight_decay", "optimizer")
+LEAST_DECAY = 1e-5
+"""Weight decays below count as this."""
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -25,6 +29,8 @@ class Curves:
         datasets: names of each task's data sets, joined by commas.
         constant: `(N,)`, whether the learning rate was constant: a shorter run of it is its beginning.
         length: `(N,)`, number of values.
+        metric: `(N,)`, whether they are of a metric that is not the loss (negated where larger is better).
+        settings: `(N, len(SETTINGS))`, how they were trained, in numbers that distances make sense of.
     """
 
     values: Tensor
@@ -34,10 +40,13 @@ class Curves:
     datasets: list[str]
     constant: Tensor
     length: Tensor
+    metric: Tensor
+    settings: Tensor
 
     def of(self, index: Tensor) -> Curves:
         """Some of the curves, by their numbers or a mask."""
-        parts = {name: getattr(self, name)[index] for name in ("values", "steps", "task", "constant", "length")}
+        names = ("values", "steps", "task", "constant", "length", "metric", "settings")
+        parts = {name: getattr(self, name)[index] for name in names}
         return replace(self, **parts)
 
     @property
@@ -49,26 +58,38 @@ class Curves:
         return len(self.values)
 
 
-def read(folder: Path) -> Curves:
-    """All curves of a corpus, tasks in the order of their files.
+def read(*folders: Path) -> Curves:
+    """All curves of one or more corpora, tasks by their names.
 
     Raises:
-        ValueError: there are none.
+        ValueError: a corpus holds none.
     """
-    frames = [f for f in Corpus(folder).frames() if len(f)]
-    if not frames:
-        raise ValueError(f"no recorded runs in {folder}; `learnopt record {folder}` makes some")
+    frames: list[pd.DataFrame] = []
+    for folder in folders:
+        found = [f for f in Corpus(folder).frames() if len(f)]
+        if not found:
+            raise ValueError(f"no recorded runs in {folder}; `learnopt record {folder}` makes some")
+        frames += map(_named, found)
     names = sorted({str(f["task"].iloc[0]) for f in frames})
     number = {name: i for i, name in enumerate(names)}
     datasets = {str(f["task"].iloc[0]): str(f["datasets"].iloc[0]) for f in frames}
-    runs = pd.concat([f[["task", "schedule", "valid_steps", "valid"]] for f in frames], ignore_index=True)
+    columns = ["task", "is_metric", "valid_steps", "valid", *SETTINGS]
+    runs: pd.DataFrame = pd.concat([f[columns] for f in frames], ignore_index=True)
     length = torch.tensor([len(v) for v in runs["valid"]])
     values = _padded(runs["valid"], int(length.max()))
     steps = _padded(runs["valid_steps"], int(length.max()))
     values = torch.where(torch.isfinite(values), values, torch.nan)
     task = torch.tensor([number[str(t)] for t in runs["task"]])
     constant = torch.tensor((runs["schedule"] == "constant").to_numpy())
-    return Curves(values, steps, task, names, [datasets[n] for n in names], constant, length)
+    metric = torch.tensor(runs["is_metric"].to_numpy())
+    return Curves(values, steps, task, names, [datasets[n] for n in names], constant, length, metric, _settings(runs))
+
+
+def _named(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs of a task; one judged by a metric is another task than the same one judged by its loss."""
+    if "metric" not in runs:
+        return runs.assign(is_metric=False)
+    return runs.assign(is_metric=True, task=runs["task"] + " by " + runs["metric"])
 
 
 def split(curves: Curves, share: float, seed: int) -> tuple[Curves, Curves]:
@@ -102,6 +123,16 @@ def _groups(datasets: list[str]) -> list[set[int]]:
                 apart.append((others, theirs))
         groups = [*apart, (names, members)]
     return [members for _, members in groups]
+
+
+def _settings(runs: pd.DataFrame) -> Tensor:
+    """Learning rate and weight decay by their logarithms, the schedule as 0 or 1, the optimizer by its number."""
+    optimizers = {name: i for i, name in enumerate(sorted(runs["optimizer"].unique()))}
+    columns = (
+        np.log(runs["lr"]), runs["schedule"] != "constant", np.log(runs["weight_decay"].clip(lower=LEAST_DECAY)),
+        runs["optimizer"].map(optimizers),
+    )  # fmt: skip
+    return torch.from_numpy(np.stack([c.to_numpy(np.float64) for c in columns], 1))
 
 
 def _padded(lists: pd.Series, width: int) -> Tensor:

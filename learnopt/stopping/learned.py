@@ -30,7 +30,8 @@ class LearnedStopper(Stopper):
         tolerance: an improvement by less than this share is not worth waiting for.
         of: what the tolerance is a share of: "value", the size of the best value, or "progress", all that was gained
             since the first value (for metrics whose zero means nothing).
-        threshold: stops below this probability of a larger improvement; None: as the weights were calibrated.
+        threshold: stops below this probability of a larger improvement; None: as the weights were calibrated, for
+            losses with mode "min" and for accuracies and the like with "max".
         weights: name of shipped weights or path of an artifact of `learnopt stopper-train`.
 
     Raises:
@@ -62,7 +63,7 @@ class LearnedStopper(Stopper):
         self.tolerance = check_number(tolerance, "tolerance", 0, 1)
         self.of, self.weights = of, weights
         loaded = stored.load(weights)
-        given = loaded.card.get("threshold", 0.1) if threshold is None else threshold
+        given = _calibrated(loaded.card, mode) if threshold is None else threshold
         self.threshold = check_number(given, "threshold", 0, 1)
         self._network = loaded.curve
         self._forget()
@@ -104,3 +105,9 @@ class LearnedStopper(Stopper):
         told = state.pop("state")
         self.__init__(**state)  # type: ignore[misc]
         self.load_state_dict(told)
+
+
+def _calibrated(card: dict[str, Any], mode: str) -> float:
+    """The threshold of the kind of metric that `mode` tells of, or of the kind that the weights have learned from."""
+    keys = ("threshold_max", "threshold") if mode == "max" else ("threshold", "threshold_max")
+    return next((card[key] for key in keys if key in card), 0.1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,14 +11,17 @@ from torch.nn import functional
 from learnopt.stopping import curve_features
 from learnopt.stopping.curve_network import CurveNetwork
 from learnopt.stopping.curves import Curves
+from learnopt.stopping.descent import Descent
+from learnopt.stopping.session import Session
 
 QUESTIONS = 6
 """Amounts asked about at every moment of a training curve."""
 BATCH = 192
 RATE = 3e-3
-WEIGHT_DECAY = 1e-3
 MISSING = 0.1
 """Share of training curves in which some values are made NaN."""
+COARSE = 0.25
+"""Share of training curves that are rounded, as accuracies on small validation sets are."""
 TOLD = 0.7
 """Share of training curves whose length is told."""
 
@@ -63,7 +65,8 @@ def look(values: Tensor, steps: Tensor, told: Tensor) -> Seen:
 
 
 def vary(curves: Curves, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Variants of curves: measured less often, from a later start, cut short where that is a run too, with gaps."""
+    """Variants of curves: measured less often, from a later start, cut short where that is a run too, rounded, with
+    gaps."""
     values, steps = curves.values.clone(), curves.steps.clone()
     n, width = values.shape
     place = torch.arange(width)
@@ -82,7 +85,21 @@ def vary(curves: Curves, generator: torch.Generator) -> tuple[Tensor, Tensor, Te
     kept = keep.gather(1, order)
     values, steps = (torch.where(kept, x.gather(1, order), torch.nan) for x in (values, steps))
     longest = max(2, int(kept.sum(1).max()))
+    values = torch.where((draw() < COARSE)[:, None], rounded(values, draw()), values)
     return values[:, :longest], steps[:, :longest], draw() < TOLD
+
+
+def rounded(values: Tensor, coarseness: Tensor) -> Tensor:
+    """Curves `(N, T)` in whole steps of a share of the way from their first value to their best one.
+
+    Args:
+        coarseness: `(N,)`, from 0 (a step is 0.3 % of the way) to 1 (20 %).
+    """
+    first = values.gather(1, torch.isfinite(values).long().argmax(1)[:, None])
+    way = first - values.nan_to_num(torch.inf).amin(1, keepdim=True)
+    step = way * (0.003 * (0.2 / 0.003) ** coarseness[:, None])
+    usable = torch.isfinite(step) & (step > 0)
+    return torch.where(usable, (values / step.clamp_min(1e-300)).round() * step, values)
 
 
 def questions(seen: Seen, peers: Tensor, generator: torch.Generator) -> Tensor:
@@ -117,34 +134,26 @@ def batch_loss(network: CurveNetwork, seen: Seen, amounts: Tensor) -> Tensor:
     return (each * mask).sum() / mask.sum() + 0.1 * (when * better).sum() / better.sum().clamp_min(1)
 
 
-def fit(
-    curves: Curves, seed: int, iterations: int, say: Callable[[int, float], None] = lambda i, loss: None
-) -> CurveNetwork:
+def fit(curves: Curves, seed: int, iterations: int, session: Session | None = None) -> CurveNetwork:
     """A network taught by `curves`; every task counts alike.
 
     Args:
-        say: told the iteration and its loss.
+        session: keeps what was done; None: nothing does.
     """
-    generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = CurveNetwork()
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=iterations, pct_start=0.1)
     members = [torch.nonzero(curves.task == i)[:, 0] for i in curves.numbers]
     bests = curves.values.nan_to_num(torch.inf).amin(1)
-    for i in range(iterations):
+
+    def loss(generator: torch.Generator) -> Tensor:
         task = torch.randint(len(members), (BATCH,), generator=generator).tolist()
         index = torch.stack([_one(members[j], generator) for j in task])
         peers = bests[torch.stack([torch.stack([_one(members[j], generator) for _ in range(QUESTIONS)]) for j in task])]
         seen = look(*vary(curves.of(index), generator))
-        loss = batch_loss(network, seen, questions(seen, peers, generator))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        say(i, float(loss.detach()))
+        return batch_loss(network, seen, questions(seen, peers, generator))
+
+    (session or Session()).descend("stopper", Descent(network, loss, iterations, RATE, seed))
     return network
 
 

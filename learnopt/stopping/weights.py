@@ -17,7 +17,7 @@ from learnopt.stopping.curve_network import CurveNetwork
 from learnopt.stopping.peer_network import PeerNetwork
 
 FORMAT = 1
-DEFAULT = "v1"
+DEFAULT = "v2"
 """What `weights="default"` stands for."""
 _FOLDER = Path(__file__).resolve().parents[1] / "weights" / "stopper"
 
