@@ -91,7 +91,7 @@ def entries(
             ("reptile", partial(_reptile, size, w), longer, 800, 30, (0, 5, 10, 30)),
         ]
         for name, make, source, steps, measured, shown in rows:
-            meta_steps = max(1, round(steps * scale * 5 / w)) if source else 0
+            meta_steps = max(1, round(steps * scale)) if source else 0
             text = known.get(name, "")
             found.append(Entry(name + suffix, make, tests[w], source, meta_steps, 4, measured, shown, text))
     return found
