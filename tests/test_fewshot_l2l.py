@@ -19,7 +19,7 @@ from learnopt.fewshot.l2l_report import Setting, crossing, learned_row, shipped_
 from learnopt.fewshot.learned import LearnedRule
 from learnopt.fewshot.lstm_rule import KEPT, Moments
 from learnopt.fewshot.meta_lstm import GateRule
-from learnopt.fewshot.optimizees import DigitsMLP, Quadratics, Scaled
+from learnopt.fewshot.optimizees import DigitsMLP, Quadratics
 from learnopt.fewshot.rules import SGD, Params
 from learnopt.fewshot.sources.ratings import BestPossible, ItemMeans, Ratings
 
@@ -213,21 +213,6 @@ def test_problems_are_functions_of_their_seed_and_train() -> None:
     assert SMALL.loss({"x": x}, (w[0, 0], y[0, 0])).item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_scaled_problems_are_the_same_in_other_units() -> None:
-    plain, scaled = DigitsMLP(hidden=2, batch=8), Scaled(DigitsMLP(hidden=2, batch=8), 1.0)
-    own, other = plain.start(3, 2), scaled.start(3, 2)
-    factors, batch = scaled.batches(3, 2, 0, 4)
-    for name, p in own.items():
-        assert torch.allclose(other[name] * factors[name][:, 0], p, atol=1e-6)
-        assert bool((factors[name].log().abs() <= 1).all())
-        assert torch.equal(factors[name][:, 0], factors[name][:, 3])
-    for k in range(2):
-        first, second = ({n: p[k] for n, p in params.items()} for params in (own, other))
-        at = {n: f[k, 1] for n, f in factors.items()}, (batch[0][k, 1], batch[1][k, 1])
-        assert torch.allclose(scaled.loss(second, at), plain.loss(first, at[1]), atol=1e-5)
-    assert scaled.describe() != plain.describe()
-
-
 def test_it_learns_to_optimize_and_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     make = {"horizon": 20, "window": 10, "objective": "log-mean", "meta_lr": 1e-2, "meta_schedule": "constant"}
     learner = L2L(LSTMRule(hidden=6), SMALL, **make)  # type: ignore[arg-type]
@@ -287,7 +272,6 @@ def wrong_shape() -> Episode:
         (lambda: LSTMRule(hidden=0), "hidden must be at least 1, got 0"),
         (lambda: LSTMRule(inputs="moment"), "inputs must be one of log, moments, got 'moment'"),
         (lambda: MetaLSTM(nn.Linear(1, 1), gate_share=0.0), "gate_share must be a positive number, got 0.0"),
-        (lambda: Scaled(SMALL, 0.0), "spread must be a positive number, got 0.0"),
         (lambda: GateRule(lr=1.0), "below 1, as a gate is, got 1.0"),
         (lambda: DigitsMLP(activation="gelu"), "one of sigmoid, relu, tanh, got 'gelu'"),
         (lambda: Quadratics(0), "size must be at least 1, got 0"),

@@ -102,42 +102,6 @@ class DigitsMLP:
         return f"digits, {self.hidden} {self.activation} units, batches of {self.batch}"
 
 
-class Scaled:
-    """Other problems whose numbers are in other units: `loss(factor * p)` with a random factor for each coordinate.
-
-    What is learned on them cannot rely on the sizes of gradients or steps (Lv, Jiang and Li 2017, 4.1).
-
-    Args:
-        problems: in their own units.
-        spread: factors are `exp` of a uniform number within plus or minus this.
-    """
-
-    def __init__(self, problems: Problems, spread: float = 3.0) -> None:
-        if not 0 < spread < float("inf"):
-            raise ValueError(f"spread must be a positive number, got {spread!r}")
-        self.problems, self.spread = problems, spread
-
-    def start(self, seed: int, count: int) -> Params:
-        own, factors = self.problems.start(seed, count), self._factors(seed, count)
-        return {name: p / factors[name] for name, p in own.items()}
-
-    def batches(self, seed: int, count: int, first: int, steps: int) -> tuple[Params, Any]:
-        along = {n: f[:, None].expand(-1, steps, *f.shape[1:]) for n, f in self._factors(seed, count).items()}
-        return along, self.problems.batches(seed, count, first, steps)
-
-    def loss(self, params: Params, batch: tuple[Params, Any]) -> Tensor:
-        factors, own = batch
-        return self.problems.loss({name: p * factors[name] for name, p in params.items()}, own)
-
-    def describe(self) -> str:
-        return f"{self.problems.describe()}, in units within exp(+-{self.spread:g})"
-
-    def _factors(self, seed: int, count: int) -> Params:
-        g = generator("units", seed)
-        own = self.problems.start(seed, count)
-        return {n: (self.spread * (2 * torch.rand(p.shape, generator=g) - 1)).exp() for n, p in own.items()}
-
-
 @cache
 def _digits() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
