@@ -102,7 +102,7 @@ def entries(
         if w == ways[0]:
             rows.append(("metalstm", partial(_meta_lstm, size, w), own, 500, 5, (0, 1, 5)))
         for name, make, source, steps, measured, shown in rows:
-            meta_steps = max(1, round(steps * scale)) if source else 0
+            meta_steps = max(1, round(steps * scale * 5 / w)) if source else 0
             text = known.get(name, "")
             found.append(Entry(name + suffix, make, tests[w], source, meta_steps, 4, measured, shown, text))
     return found
