@@ -5,11 +5,13 @@ A pass touches nothing that is drawn at random, and nothing in memory that an op
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
+
+from learnopt import graph_images
+from learnopt.recorded_graph import Graph
 
 aten = torch.ops.aten
 
@@ -35,9 +37,10 @@ _SHORT = 16
 
 def simplify(module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
     """All passes, in place; `values` are what the nodes gave when they were recorded."""
-    graph = _Graph(module, values)
+    graph = Graph(module, values)
     changes = (
-        _drop_what_does_nothing, _fold_constants, _merge_equals, _turn_gradients, _turn_short_softmax, _drop_turns_back,
+        _drop_what_does_nothing, _fold_constants, graph_images.halve_by_maxima, graph_images.pad_channels,
+        _merge_equals, _turn_gradients, _turn_short_softmax, _drop_turns_back,
     )  # fmt: skip
     for change in changes:
         change(graph)
@@ -46,59 +49,7 @@ def simplify(module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
     module.recompile()
 
 
-class _Graph:
-    """A recorded graph with an example of every value, all still in memory."""
-
-    def __init__(self, module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
-        self.module, self.nodes, self.values = module, module.graph, values
-        self._written = {m for n in values for written in _written(n) for m in self.memory(written)}
-        self._unsettled = {
-            n
-            for n in values
-            if _random(n) or not self._written.isdisjoint(m for x in (n, *n.all_input_nodes) for m in self.memory(x))
-        }
-
-    def memory(self, n: fx.Node) -> set[int]:
-        """Where the node's tensors lie."""
-        value = self.values.get(n)
-        parts = value if isinstance(value, tuple | list) else [value]
-        return {t.untyped_storage().data_ptr() for t in parts if isinstance(t, Tensor)} - {0}
-
-    def settled(self, n: fx.Node) -> bool:
-        """Whether the same operation gives the same at any other place in the graph, and nobody misses it if unused."""
-        return n not in self._unsettled
-
-    def tensor(self, n: fx.Node) -> Tensor | None:
-        value = self.values.get(n)
-        return value if isinstance(value, Tensor) else None
-
-    def calls(self) -> Iterator[fx.Node]:
-        """Operations that passes may touch."""
-        return (n for n in list(self.nodes.nodes) if n.op == "call_function" and self.settled(n))
-
-    def add(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        return self.nodes.call_function(target, args, kwargs)
-
-    def replace(self, old: fx.Node, new: fx.Node) -> None:
-        """Everybody who reads `old` reads `new`, which has its values."""
-        self.values[new] = self.values[old]
-        old.replace_all_uses_with(new)
-
-
-def _written(n: fx.Node) -> list[fx.Node]:
-    """Arguments that an operation writes to."""
-    if not isinstance(n.target, torch._ops.OpOverload) or not n.target._schema.is_mutable:
-        return []
-    named = zip(n.target._schema.arguments, n.args, strict=False)
-    pairs = [*((a, x) for a, x in named), *((a, n.kwargs.get(a.name)) for a in n.target._schema.arguments)]
-    return [x for a, x in pairs if a.alias_info is not None and a.alias_info.is_write and isinstance(x, fx.Node)]
-
-
-def _random(n: fx.Node) -> bool:
-    return isinstance(n.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in n.target.tags
-
-
-def _drop_what_does_nothing(graph: _Graph) -> None:
+def _drop_what_does_nothing(graph: Graph) -> None:
     """Views of the same shape, copies, products with 1."""
     for n in graph.calls():
         x = n.args[0] if n.args else None
@@ -109,15 +60,12 @@ def _drop_what_does_nothing(graph: _Graph) -> None:
             continue
         alike = before.stride() == after.stride()
         one = n.target in _TIMES and n.args[1] == 1
-        if (
-            one
-            or (alike and n.target in _COPIES)
-            or (alike and n.target in _VIEWS and graph.memory(x) == graph.memory(n))
-        ):
+        viewed = n.target in _VIEWS and graph.memory(x) == graph.memory(n)
+        if one or (alike and (viewed or n.target in _COPIES)):
             n.replace_all_uses_with(x)
 
 
-def _drop_turns_back(graph: _Graph) -> None:
+def _drop_turns_back(graph: Graph) -> None:
     """What is turned around twice."""
     for n in graph.calls():
         x = n.args[0] if n.target == aten.transpose.int else None
@@ -125,7 +73,7 @@ def _drop_turns_back(graph: _Graph) -> None:
             n.replace_all_uses_with(x.all_input_nodes[0])
 
 
-def _fold_constants(graph: _Graph) -> None:
+def _fold_constants(graph: Graph) -> None:
     """Compute now what depends on no argument."""
     constant: set[fx.Node] = set()
     for n in list(graph.nodes.nodes):
@@ -135,15 +83,13 @@ def _fold_constants(graph: _Graph) -> None:
             known = all(x in constant for x in n.all_input_nodes)
             if (known or n.target in _SHAPE_ALONE) and graph.tensor(n) is not None:
                 constant.add(n)
-    for i, n in enumerate(c for c in list(graph.nodes.nodes) if c in constant and c.op == "call_function"):
+    for n in (c for c in list(graph.nodes.nodes) if c in constant and c.op == "call_function"):
         if any(user not in constant for user in n.users):
-            name = f"_folded_{i}"
-            graph.module.register_buffer(name, graph.values[n].detach())
             with graph.nodes.inserting_before(n):
-                graph.replace(n, graph.nodes.get_attr(name))
+                graph.replace(n, graph.constant(graph.values[n]))
 
 
-def _merge_equals(graph: _Graph) -> None:
+def _merge_equals(graph: Graph) -> None:
     """The same operation on the same arguments is done once."""
     seen: dict[tuple[Any, str, str], fx.Node] = {}
     for n in graph.calls():
@@ -152,18 +98,20 @@ def _merge_equals(graph: _Graph) -> None:
             n.replace_all_uses_with(first)
 
 
-def _turn_gradients(graph: _Graph) -> None:
+def _turn_gradients(graph: Graph) -> None:
     """A result that is a product turned around becomes the product of its turned factors: in order in memory."""
     for n in graph.nodes.output_node().all_input_nodes:
         product = n.args[0] if n.target == aten.transpose.int and graph.settled(n) else None
         if not isinstance(product, fx.Node) or product.target != aten.bmm.default or len(product.users) > 1:
+            continue
+        if not graph.settled(product):
             continue
         with graph.nodes.inserting_before(n):
             left, right = (graph.add(aten.transpose.int, x, 1, 2) for x in product.args)
             graph.replace(n, graph.add(aten.bmm.default, right, left))
 
 
-def _turn_short_softmax(graph: _Graph) -> None:
+def _turn_short_softmax(graph: Graph) -> None:
     """Softmax over few neighbouring numbers goes over rows instead, where many lie side by side."""
     turned: dict[fx.Node, fx.Node] = {}
 
@@ -184,7 +132,7 @@ def _turn_short_softmax(graph: _Graph) -> None:
             n.target = aten.reshape.default  # what it views may be turned now
 
 
-def _is_short(graph: _Graph, n: fx.Node, dim: Any) -> bool:
+def _is_short(graph: Graph, n: fx.Node, dim: Any) -> bool:
     values = [graph.tensor(x) for x in (n, *n.all_input_nodes)]
     like = values[0]
     if like is None or like.device.type != "cpu" or like.dim() < 2 or dim not in (-1, like.dim() - 1):
@@ -193,7 +141,7 @@ def _is_short(graph: _Graph, n: fx.Node, dim: Any) -> bool:
     return alike and like.shape[-1] < _SHORT <= like.shape[-2]
 
 
-def _own_outputs(graph: _Graph) -> None:
+def _own_outputs(graph: Graph) -> None:
     """Results share no memory with arguments, which somebody may change while reading them."""
     given = {m for n in graph.nodes.nodes if n.op == "placeholder" for m in graph.memory(n)}
     last = graph.nodes.output_node()

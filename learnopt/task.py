@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -48,6 +48,11 @@ class Task(ABC):
     @abstractmethod
     def batch(self, seed: int, step: int) -> Batch:
         """Training batch number `step` of the stream `seed`: the same tensors at every call."""
+
+    def batches(self, seeds: Sequence[int], step: int) -> Batch:
+        """`batch` of several streams, stacked: `(len(seeds), B, ...)`; to be overridden where that is quicker."""
+        each = [self.batch(seed, step) for seed in seeds]
+        return tuple(torch.stack(parts) for parts in zip(*each, strict=True))
 
     @abstractmethod
     def validation(self) -> Batch:

@@ -99,8 +99,8 @@ class Problem:
 
     def batch(self, step: int) -> Batch:
         """Batch number `step` of every run: tensors of shape `(N, B, ...)`."""
-        each = [self.task.batch(s, step) for s in self.seeds] * self.copies
-        return tuple(torch.stack(parts).to(self.device) for parts in zip(*each, strict=True))
+        batch = self.task.batches(self.seeds, step)
+        return tuple(torch.cat([x] * self.copies) if self.copies > 1 else x for x in moved(batch, self.device))
 
     def losses(self, params: list[Tensor], batch: Batch) -> Tensor:
         """Training loss of every run, shape `(N,)`."""

@@ -42,6 +42,21 @@ class Mixed(nn.Module):
         return self.head(F.elu_(h).mean(1))
 
 
+class Images(ToyTask):
+    """Channels that are no multiples of anything, pooling of all kinds."""
+
+    def __init__(self) -> None:
+        super().__init__("images")
+
+    def _module(self) -> nn.Module:
+        return nn.Sequential(
+            nn.Unflatten(1, (1, 4, 4)), nn.Upsample(scale_factor=4), nn.Conv2d(1, 6, 3, padding=1), nn.MaxPool2d(2),
+            nn.Conv2d(6, 12, 3, stride=2, dilation=2, padding=2), nn.MaxPool2d(3, stride=1, padding=1), nn.SiLU(),
+            nn.Conv2d(12, 7, 1, bias=False), nn.MaxPool2d(2), nn.ConvTranspose2d(7, 5, 2), nn.Flatten(),
+            nn.Linear(45, 3),
+        )  # fmt: skip
+
+
 class Tokens(Task):
     """Classes of random token rows; `rows` of them in batch number `step`."""
 
@@ -64,7 +79,9 @@ class Tokens(Task):
         return F.cross_entropy(model(batch[0]), batch[1], label_smoothing=0.1)
 
 
-@pytest.mark.parametrize("task", [ToyTask("bare"), ToyTask("mlp"), ToyTask("cnn"), Tokens()], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "task", [ToyTask("bare"), ToyTask("mlp"), ToyTask("cnn"), Images(), Tokens()], ids=lambda t: t.name
+)
 def test_replayed_passes_equal_autograd_s(task: Task) -> None:
     problem = Problem(task, [1, 2], copies=2)
     params = [p.clone().requires_grad_() for p in problem.start]
@@ -111,7 +128,15 @@ def short_rows(x: Tensor) -> list[Tensor]:
     return [torch.log_softmax(wide, -1).view(-1), torch.softmax(wide * 2, 1).view(4, 15), torch.softmax(x, 0)]
 
 
-@pytest.mark.parametrize("function", [keep, in_place_on_constants, short_rows], ids=lambda f: f.__name__)
+def pooled(x: Tensor) -> list[Tensor]:
+    """With equal numbers, of which the first counts."""
+    x = (torch.cat([x, x * 3, x - 1, x]).view(1, 1, 2, 6) * 2).round().requires_grad_()
+    with torch.enable_grad():
+        maxima = F.max_pool2d(x, 2)
+        return [maxima.detach(), *torch.autograd.grad(maxima.square().sum(), x)]
+
+
+@pytest.mark.parametrize("function", [keep, in_place_on_constants, short_rows, pooled], ids=lambda f: f.__name__)
 def test_passes_keep_what_a_function_does(function: Callable[..., list[Tensor]]) -> None:
     recorded = record(function, [torch.ones(3)])
     assert recorded is not None
