@@ -19,6 +19,7 @@ _VIEWS = {
     aten.alias.default, aten.detach.default, aten.expand.default, aten.permute.default, aten.reshape.default,
     aten.squeeze.dims, aten.transpose.int, aten.view.default, aten._unsafe_view.default,
 }  # fmt: skip
+_RESHAPES = {aten.reshape.default, aten.view.default, aten._unsafe_view.default}
 _COPIES = {aten.clone.default, aten.lift_fresh_copy.default}
 _TIMES = {aten.mul.Scalar, aten.mul.Tensor}
 _SHAPE_ALONE = {
@@ -40,7 +41,7 @@ def simplify(module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
     graph = Graph(module, values)
     changes = (
         _drop_what_does_nothing, _fold_constants, graph_images.halve_by_maxima, graph_images.pad_channels,
-        _merge_equals, _turn_gradients, _turn_short_softmax, _drop_turns_back,
+        _merge_equals, _add_in_products, _turn_gradients, _turn_short_softmax, _drop_turns_back,
     )  # fmt: skip
     for change in changes:
         change(graph)
@@ -98,6 +99,36 @@ def _merge_equals(graph: Graph) -> None:
             n.replace_all_uses_with(first)
 
 
+def _add_in_products(graph: Graph) -> None:
+    """A bias that is added to a product is where the product's sums begin."""
+    for n in graph.calls():
+        if n.target != aten.add.Tensor or n.kwargs or len(n.all_input_nodes) != 2 or len(n.args) != 2:
+            continue
+        for bias, summed in (n.all_input_nodes, n.all_input_nodes[::-1]):
+            product = summed.all_input_nodes[0] if summed.target in _RESHAPES else summed
+            if _begins(graph, n, bias, summed, product):
+                with graph.nodes.inserting_before(n):
+                    value = graph.values[product]
+                    row = graph.add(aten.reshape.default, bias, [len(value), 1, value.shape[-1]])
+                    whole = graph.add(aten.baddbmm.default, row, *product.args)
+                    graph.values[whole] = value
+                    shape = list(graph.values[n].shape)
+                    graph.replace(n, whole if product is summed else graph.add(aten.reshape.default, whole, shape))
+                break
+
+
+def _begins(graph: Graph, n: fx.Node, bias: fx.Node, summed: fx.Node, product: fx.Node) -> bool:
+    """Whether all rows of a product get the same `bias`, and nobody else reads the product."""
+    if product.target != aten.bmm.default or not graph.settled(product):
+        return False
+    if any(len(x.users) > 1 for x in (product, summed)):
+        return False
+    b, whole, sums = graph.tensor(bias), graph.tensor(product), graph.tensor(n)
+    if b is None or whole is None or sums is None or b.dtype != whole.dtype or b.dim() != sums.dim():
+        return False
+    return sums.numel() == whole.numel() and b.shape == (len(whole), *[1] * (b.dim() - 2), whole.shape[-1])
+
+
 def _turn_gradients(graph: Graph) -> None:
     """A result that is a product turned around becomes the product of its turned factors: in order in memory."""
     for n in graph.nodes.output_node().all_input_nodes:
@@ -115,20 +146,27 @@ def _turn_short_softmax(graph: Graph) -> None:
     """Softmax over few neighbouring numbers goes over rows instead, where many lie side by side."""
     turned: dict[fx.Node, fx.Node] = {}
 
+    def swapped(x: fx.Node) -> fx.Node:
+        return graph.add(aten.transpose.int, x, -2, -1)
+
     def rows(x: fx.Node) -> fx.Node:
-        swapped = graph.add(aten.transpose.int, x, -2, -1)
-        return turned.get(x) or graph.add(aten.clone.default, swapped, memory_format=torch.contiguous_format)
+        if x in turned:
+            return turned[x]
+        if x.target == aten.baddbmm.default and len(x.users) == 1:
+            bias, left, right = x.all_input_nodes
+            return graph.add(x.target, swapped(bias), swapped(right), swapped(left))
+        return graph.add(aten.clone.default, swapped(x), memory_format=torch.contiguous_format)
 
     for n in graph.calls():
         count = _SOFTMAX.get(n.target, 0)
         if count and _is_short(graph, n, n.args[count]):
             with graph.nodes.inserting_before(n):
                 result = graph.add(n.target, *(rows(x) for x in n.all_input_nodes), -2, *n.args[count + 1 :])
-                back = graph.add(aten.transpose.int, result, -2, -1)
+                back = swapped(result)
             turned[back] = result
             graph.replace(n, back)
     for n in graph.calls() if turned else ():
-        if n.target in (aten.view.default, aten._unsafe_view.default):
+        if n.target in _RESHAPES:
             n.target = aten.reshape.default  # what it views may be turned now
 
 
