@@ -14,6 +14,7 @@ class Graph:
 
     def __init__(self, module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
         self.module, self.nodes, self.values = module, module.graph, values
+        self._constants = 0
         self._written = {m for n in values for written in _written(n) for m in self.memory(written)}
         self._unsettled = {
             n
@@ -44,8 +45,9 @@ class Graph:
 
     def constant(self, value: Tensor) -> fx.Node:
         """A node for a tensor that never changes."""
-        name = f"constant_{len(list(self.module.buffers()))}"
-        self.module.register_buffer(name, value.detach())
+        self._constants += 1
+        name = f"constant_{self._constants}"
+        setattr(self.module, name, value.detach())
         node = self.nodes.get_attr(name)
         self.values[node] = value
         return node
