@@ -120,7 +120,7 @@ class Synthetic(Task):
 
     def batches(self, seeds: Sequence[int], step: int) -> Batch:
         rows = (torch.tensor(list(seeds)) * 977 + step * ROWS)[:, None] % (4096 - ROWS) + torch.arange(ROWS)
-        return self.x[rows], self.y[rows]
+        return tuple(t.index_select(0, rows.flatten()).view(*rows.shape, *t.shape[1:]) for t in (self.x, self.y))
 
     def validation(self) -> Batch:
         return self.x[:256], self.y[:256]

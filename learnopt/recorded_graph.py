@@ -47,10 +47,17 @@ class Graph:
         """A node for a tensor that never changes."""
         self._constants += 1
         name = f"constant_{self._constants}"
-        setattr(self.module, name, value.detach())
+        self.module.register_buffer(name, value.detach())
         node = self.nodes.get_attr(name)
         self.values[node] = value
         return node
+
+    def settle(self) -> None:
+        """Make the module run what the graph says now, with its tensors where attributes are found at once."""
+        self.module.recompile()
+        for name, value in list(self.module.named_buffers()):
+            del self.module._buffers[name]
+            self.module.__dict__[name] = value
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
         """Everybody who reads `old` reads `new`, which has its values."""
