@@ -159,7 +159,7 @@ def unrolled(task: Synthetic, runs: int, steps: int) -> int:
     return runs * steps
 
 
-def rates(timed: dict[str, Callable[[int], int]], steps: dict[str, int], repeats: int) -> dict[str, list[float]]:
+def rates(timed: dict[str, Callable[[int], int]], steps: int, repeats: int) -> dict[str, list[float]]:
     """Inner steps a second of this thread's time on its core, in turns, after a warm-up."""
     for work in timed.values():
         work(5)
@@ -167,7 +167,7 @@ def rates(timed: dict[str, Callable[[int], int]], steps: dict[str, int], repeats
     for _ in range(repeats):
         for name, work in timed.items():
             start = time.thread_time()
-            found[name].append(work(steps[name]) / (time.thread_time() - start))
+            found[name].append(work(steps) / (time.thread_time() - start))
     return found
 
 
@@ -180,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/throughput"))
     parser.add_argument("--runs", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=300, help="of the batched runs; the loop takes twice as many")
+    parser.add_argument("--steps", type=int, default=500, help="of every run")
     parser.add_argument("--repeats", type=int, default=7)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -193,8 +193,7 @@ def main() -> None:
             "by hand": lambda steps, task=task, f=forward: by_hand(task, f, chosen.runs, steps),
             "unroll": lambda steps, task=task: unrolled(task, chosen.runs, steps),
         }
-        steps = {"loop": 2 * chosen.steps, "by hand": chosen.steps, "unroll": chosen.steps}
-        found = rates(timed, steps, chosen.repeats)
+        found = rates(timed, chosen.steps, chosen.repeats)
         middle = {k: statistics.median(v) for k, v in found.items()}
         pairs = (("unroll", "loop"), ("unroll", "by hand"), ("by hand", "loop"))
         ratios = {f"{a} / {b}": median_ratio(found, a, b) for a, b in pairs}

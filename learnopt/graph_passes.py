@@ -48,7 +48,7 @@ def simplify(module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
     graph = Graph(module, values)
     changes = (
         _drop_what_does_nothing, _fold_constants, graph_images.halve_by_maxima, graph_images.pad_channels,
-        _merge_equals, _add_in_products, _turn_gradients, _turn_short_softmax, _drop_turns_back,
+        _merge_equals, _add_in_products, _spread_few_gradients, _turn_gradients, _turn_short_softmax, _drop_turns_back,
     )  # fmt: skip
     for change in changes:
         change(graph)
@@ -148,6 +148,27 @@ def _turn_gradients(graph: Graph) -> None:
         with graph.nodes.inserting_before(n):
             left, right = (graph.add(aten.transpose.int, x, 1, 2) for x in product.args)
             graph.replace(n, graph.add(aten.bmm.default, right, left))
+
+
+def _spread_few_gradients(graph: Graph) -> None:
+    """The gradient before a log-softmax, g - softmax * sum(g), without writing the zeros of a g that is 0 but for the
+    classes that were given."""
+    for n in graph.calls():
+        if n.target != aten._log_softmax_backward_data.default:
+            continue
+        scattered, out = n.all_input_nodes
+        if scattered.target != aten.scatter_add.default or not graph.settled(scattered):
+            continue
+        zeros, index, source = scattered.all_input_nodes
+        dim: Any = n.args[2]
+        known, given = graph.tensor(zeros), graph.tensor(source)
+        if zeros.op != "get_attr" or known is None or known.any() or scattered.args[1] != dim or given is None:
+            continue
+        if known.dtype != graph.values[n].dtype or given.shape[dim] != 1:
+            continue
+        with graph.nodes.inserting_before(n):
+            share = graph.add(aten.mul.Tensor, graph.add(aten.exp.default, out), graph.add(aten.neg.default, source))
+            graph.replace(n, graph.add(aten.scatter_add.default, share, dim, index, source))
 
 
 def _turn_short_softmax(graph: Graph) -> None:

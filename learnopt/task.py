@@ -69,7 +69,7 @@ class Task(ABC):
     def build(self, seed: int) -> nn.Module:
         """The model with its initialisation number `seed`; torch's global random state is left as found."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of("init", self.name, seed))
+            torch.default_generator.manual_seed(seed_of("init", self.name, seed))
             return self._module()
 
     def __repr__(self) -> str:
