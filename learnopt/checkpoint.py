@@ -81,9 +81,8 @@ def load_checkpoint(folder: Path, config: MetaTrainConfig) -> Checkpoint | None:
     if version != VERSION:
         raise ValueError(f"{path} was made with features version {version}, this is version {VERSION}")
     now = config.model_dump(mode="json")
-    saved = (
-        MetaTrainConfig.model_validate({}).model_dump(mode="json") | saved
-    )  # older than a setting: made with its default
+    # what is older than a setting was made with its default
+    saved = {**MetaTrainConfig.model_validate({}).model_dump(mode="json"), **saved}
     changed = [k for k in now if k != "checkpoint_minutes" and saved[k] != now[k]]
     if changed:
         what = ", ".join(f"{k} {saved[k]!r} -> {now[k]!r}" for k in changed)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from test_kernels import thetas
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 from toy import ToyTask
 
 from learnopt import graph_passes, replay
@@ -177,6 +178,14 @@ def of_nothing(x: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("function", [looks_at_values, with_a_generator, of_nothing], ids=lambda f: f.__name__)
 def test_what_cannot_be_recorded_is_not(function: Callable[..., list[Tensor]]) -> None:
     assert record(function, [torch.ones(3)]) is None
+
+
+def test_what_never_reaches_the_recorder_is_no_constant() -> None:
+    def hidden(x: Tensor) -> list[Tensor]:
+        with _disable_current_modes():  # as another thread would
+            return [x * 2]
+
+    assert record(hidden, [torch.ones(3)]) is None
 
 
 def test_a_replay_that_gives_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

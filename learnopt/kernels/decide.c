@@ -14,7 +14,7 @@ static inline float exponential(float x)
 {
     x = clamp(x, -87.0f, 88.0f);
     float n = rintf(1.44269504f * x), r = x - 0.693147181f * n;
-    float series = 1.0f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720)))) * r * r + r + 0.5f * r * r;
+    float series = 1.0f + r * (1.0f + r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r / 720)))));
     union {
         int32_t bits;
         float number;
@@ -155,9 +155,11 @@ static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t
 
     float is_matrix = (float)net->is_matrix[k], unit = m[AT_UNIT], rms = sqrtf(m[AT_STATISTICS + 7]);
     float reach = (rms < 1e3f * unit ? rms : 1e3f * unit) + unit, given = net->weight_decay[k];
-    float length = net->lr[k] * reach * smaller(STEP * schedule * exponential(clamp(2.0f * out[0], -7.0f, 7.0f)), LONGEST);
+    float longer = exponential(clamp(2.0f * out[0], -7.0f, 7.0f));
+    float more = exponential(3.0f * clamp(out[2], -3.0f, 2.0f));
+    float length = net->lr[k] * reach * smaller(STEP * schedule * longer, LONGEST);
     float shrunk = m[AT_RMS0] / (rms + TINIEST), grown = larger(1.0f - shrunk * shrunk, 0.0f);
-    float learned = clamp(DECAY * schedule * exponential(3.0f * clamp(out[2], -3.0f, 2.0f)), 0.0f, 0.5f) * is_matrix * grown;
+    float learned = clamp(DECAY * schedule * more, 0.0f, 0.5f) * is_matrix * grown;
     m[AT_STEP_SIZE] = length;
     m[AT_DECAY] = clamp(given == given ? length * given : learned * net->lr[k], 0.0f, 1.0f);
     m[AT_GATE] = sigmoid(out[3]) * is_matrix;
@@ -177,7 +179,8 @@ void decide(const Net *net, const float *loss, float horizon)
     for (int64_t r = 0; r < net->runs; r++) {
         const float *theta = net->theta + r * net->theta_stride;
         const int64_t *o = net->offset;
-        float *seen = net->tensor_columns + r * n * TENSOR, summary[SUMMARISED] = {0}, x[GLOBAL + TENSOR], context[CONTEXT], *g = net->columns + r * GLOBAL;
+        float summary[SUMMARISED] = {0}, x[GLOBAL + TENSOR], context[CONTEXT];
+        float *g = net->columns + r * GLOBAL, *seen = net->tensor_columns + r * n * TENSOR;
         static const int summarised[SUMMARISED] = {0, 2, 3, 6, 9, 10};
         if (loss)
             observe(net, r, loss[r]);
