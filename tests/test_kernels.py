@@ -41,7 +41,7 @@ def test_kernel_equals_rule(horizon: float, withheld: bool, shared: bool) -> Non
     scale = torch.tensor([0.0, *[0.3] * (len(SHAPES) - 1)])  # one tensor starts at zero
     params = [s * torch.randn(n, *shape, generator=g) for s, shape in zip(scale, SHAPES, strict=True)]
     state = rule.init_state(layout, params)
-    fast = in_place.InPlaceRuns(theta, layout, params, state, record=True)
+    fast = in_place.InPlaceRuns(theta, layout, params, state)
     for t in range(35):
         grads: list[Tensor | None] = [torch.randn(n, *s, generator=g) for s in SHAPES]
         if t == 3:
@@ -90,17 +90,21 @@ def test_what_it_is_given_stays_as_it_was() -> None:
     problem = Problem(ToyTask(), [1, 2])
     before = [p.clone() for p in problem.start]
     runs = problem.begin()
-    unroll(problem, thetas(2), runs, 0, 5, Telling(5), compiled=True)
+    unroll(problem, thetas(2), runs, 0, 5, Telling(5))
     assert all(torch.equal(a, b) for a, b in zip(before, problem.start, strict=True))
     assert int(runs.state.step) == 0
     assert not runs.state.history.number.any()
 
 
 @needs_compiler
-@pytest.mark.parametrize("told", [20, 0])
-def test_unroll_in_one_go_equals_two_windows_and_the_torch_path(told: int) -> None:
+@pytest.mark.parametrize(("told", "record_from"), [(20, 100), (0, 100), (20, 8)])
+def test_unroll_in_one_go_equals_two_windows_and_the_torch_path(
+    told: int, record_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("learnopt.unroll.RECORD_FROM", record_from)
     problem, theta = Problem(ToyTask(), [1, 2]), thetas(2)
-    _, slow = unroll(problem, theta, problem.begin(), 0, 20, Telling(told), valid_at=(20,), compiled=False)
+    plain = Problem(ToyTask(), [1, 2], kernel=False)
+    _, slow = unroll(plain, theta, plain.begin(), 0, 20, Telling(told), valid_at=(20,))
     _, whole = unroll(problem, theta, problem.begin(), 0, 20, Telling(told), valid_at=(20,))
     half, first = unroll(problem, theta, problem.begin(), 0, 8, Telling(told))
     _, rest = unroll(problem, theta, half, 8, 20, Telling(told), valid_at=(20,))
