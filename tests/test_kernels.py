@@ -151,8 +151,8 @@ def train(model: Wide, weights: str, steps: int = 12) -> tuple[list[Tensor], Lea
 @needs_compiler
 def test_optimizer_with_the_kernel_equals_the_one_without(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    real = InPlaceNet.step
-    monkeypatch.setattr(InPlaceNet, "step", lambda *a: taken.append(1) or real(*a))
+    real = InPlaceNet.move
+    monkeypatch.setattr(InPlaceNet, "move", lambda *a: taken.append(1) or real(*a))
     fast, a = train(Wide(), weights)
     assert len(taken) == 12
     monkeypatch.setattr(inner_step.in_place, "available", lambda tensors: False)
@@ -171,7 +171,7 @@ def test_optimizer_with_the_kernel_equals_the_one_without(weights: str, monkeypa
 @needs_compiler
 def test_parameters_that_are_not_contiguous_take_the_torch_path(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = train(Wide(), weights)
-    monkeypatch.setattr(InPlaceNet, "step", None)
+    monkeypatch.setattr(InPlaceNet, "move", None)
     odd, _ = train(Wide(contiguous=False), weights)
     for x, y in zip(whole, odd, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-3)
