@@ -52,7 +52,7 @@ class QuickSteps:
         tensors = [x for state in states for x in (*(state[name] for name in MOMENTS), state["memory"])]
         key = (torch.get_num_threads(), *map(id, params))
         bound = self._bound.get(key)
-        if library.load() is None or not all(map(_simple, (*params, *grads))):
+        if not all(map(_simple, (*params, *grads))) or library.load() is None:
             return False
         known = bound is not None and bound.knows(tensors, run)
         if not known and not all(map(_simple, (*tensors, run))):
