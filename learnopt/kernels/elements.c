@@ -237,7 +237,7 @@ static void advance_tile(const Elements *e, const Terms *terms, int64_t row, int
 void advance(const Elements *e, const Terms *t, float *seen)
 {
     Tile tile;
-    int64_t part = e->length < TILE ? e->length : TILE, rows = TILE / padded(part);
+    int64_t parts = (e->length + TILE - 1) / TILE, part = padded((e->length + parts - 1) / parts), rows = TILE / part;
     for (int64_t row = 0; row < e->rows; row += rows)
         for (int64_t start = 0; start < e->length; start += part)
             advance_tile(e, t, row, row + rows < e->rows ? rows : e->rows - row, start,

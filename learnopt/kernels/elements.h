@@ -1,8 +1,6 @@
 #include "net.h"
 
-#ifndef TILE
-#define TILE 256
-#endif
+#define TILE 256 /* elements at once: what one loop hands to the next stays in the first cache */
 
 /* The elements of a job at their places; momenta lie in rows of their own, `momentum_stride` apart. */
 typedef struct {
