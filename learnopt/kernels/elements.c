@@ -16,8 +16,10 @@
 #include <immintrin.h>
 #endif
 
-#define AHEAD 8 /* rows */
-#define LINE 16 /* numbers in a line of the cache */
+#define LINE 16    /* numbers in a line of the cache */
+#define SHORT 64   /* rows up to this length are short */
+#define AHEAD 8    /* short rows */
+#define FAR 1024   /* numbers */
 
 typedef union {
     float number;
@@ -118,19 +120,31 @@ static inline void moments_of_row(int64_t size, const Terms *t, const float *res
 /* Short rows far apart: the processor does not foresee where the next ones lie. */
 static inline void look_ahead(const Elements *e, const float *x, int64_t row)
 {
-    if (e->length < e->stride && e->length <= 64 && row + AHEAD < e->rows)
-        for (int64_t i = 0; i < e->length; i += 16)
+    if (e->length < e->stride && e->length <= SHORT && row + AHEAD < e->rows)
+        for (int64_t i = 0; i < e->length; i += LINE)
             __builtin_prefetch(x + (row + AHEAD) * e->stride + i);
 }
+
+/* Long rows: while it calculates, it does not look far enough by itself. */
+static inline void look_far_ahead(const float *x) { __builtin_prefetch(x + FAR, 0, 2); }
 
 void moments(const Elements *e, const Terms *t)
 {
     for (int64_t row = 0; row < e->rows; row++) {
-        int64_t at = row * e->stride;
+        int64_t first = row * e->stride, last = first + e->length;
+        float *momentum = e->momentum + row * e->momentum_stride;
         look_ahead(e, e->grad, row);
         look_ahead(e, e->fast, row);
         look_ahead(e, e->square, row);
-        moments_of_row(e->length, t, e->grad + at, e->fast + at, e->square + at, e->momentum + row * e->momentum_stride);
+        for (int64_t at = first; at < last; at += SHORT, momentum += SHORT) {
+            int64_t size = at + SHORT < last ? SHORT : last - at;
+            for (int64_t i = at; e->length > SHORT && i < at + size; i += LINE) {
+                look_far_ahead(e->grad + i);
+                look_far_ahead(e->fast + i);
+                look_far_ahead(e->square + i);
+            }
+            moments_of_row(size, t, e->grad + at, e->fast + at, e->square + at, momentum);
+        }
     }
 }
 
@@ -200,19 +214,12 @@ static inline void move(int64_t size, const Terms *t, const float *restrict squa
     seen[7] += weight;
 }
 
-/* While the processor calculates, it does not look for what comes two tiles later by itself. */
-static inline void look_far_ahead(const Elements *e, int64_t at)
-{
-    const float *all[] = {e->grad, e->fast, e->square, e->param, e->average};
-    for (int i = 0; i < 5; i++)
-        __builtin_prefetch(all[i] + at + 2 * TILE, 0, 2);
-}
-
 /* The elements of a few short rows, or a part of one row */
 static void advance_tile(const Elements *e, const Terms *terms, int64_t row, int64_t rows, int64_t start, int64_t size,
                          Tile *x, float *seen)
 {
     int64_t wide = padded(size);
+    const float *all[] = {e->grad, e->fast, e->square, e->param, e->average};
     Terms t = *terms;
     for (int64_t i = 0; i < rows; i++) {
         int64_t at = (row + i) * e->stride + start, to = i * wide;
@@ -224,7 +231,8 @@ static void advance_tile(const Elements *e, const Terms *terms, int64_t row, int
     }
     for (int64_t i = 0; i < rows * wide; i += LINE) {
         if (rows == 1)
-            look_far_ahead(e, row * e->stride + start + i);
+            for (int j = 0; j < 5; j++)
+                look_far_ahead(all[j] + row * e->stride + start + i);
         outputs(&t, x->a0 + i, x->a1 + i, x->b + i, x->weight + i, x->mixed + i, x->added + i);
     }
     for (int64_t i = 0; i < rows; i++) {
