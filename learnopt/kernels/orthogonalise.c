@@ -41,12 +41,18 @@ static inline __attribute__((always_inline)) void put(int64_t m, int64_t i, int6
 static __attribute__((noinline)) void symmetric(int64_t m, const float *a, const float *b, float weight, float share,
                                                 float diagonal, float *c)
 {
+    _Alignas(64) float sum[LANES * 3 * LANES];
     for (int64_t i = 0; i < m; i += LANES)
-        for (int64_t j = i; j < m; j += LANES) {
-            lanes sum[LANES];
-            tile(m, a + i, 1, m, b + j, m, sum);
-            FOR_LANES(r) sum[r] = weight * sum[r] + share * *(const lanes *)(a + (i + r) * m + j);
-            put(m, i, j, sum, c);
+        for (int64_t j = i, next; j < m; j = next) {
+            int width = taken(m - j);
+            next = j + width * LANES;
+            add_product(m, a + i, m, b + j, m, width, 0, sum, 3 * LANES);
+            for (int64_t at = j; at < next; at += LANES) {
+                lanes row[LANES];
+                FOR_LANES(r) row[r] = weight * *(const lanes *)(sum + r * 3 * LANES + at - j);
+                FOR_LANES(r) row[r] += share * *(const lanes *)(a + (i + r) * m + at);
+                put(m, i, at, row, c);
+            }
         }
     for (int64_t i = 0; i < m; i++)
         c[i * m + i] += diagonal;
@@ -59,11 +65,8 @@ static void product(int64_t m, const float *a, const float *b, float *c) { symme
 static __attribute__((noinline)) void add_squares(int64_t m, int64_t k, const float *a, float *c)
 {
     for (int64_t i = 0; i < m; i += LANES)
-        for (int64_t j = i; j < m; j += LANES) {
-            lanes sum[LANES];
-            tile(k, a + i, 1, m, a + j, m, sum);
-            FOR_LANES(r) *(lanes *)(c + (i + r) * m + j) += sum[r];
-        }
+        for (int64_t j = i; j < m; j += taken(m - j) * LANES)
+            add_product(k, a + i, m, a + j, m, taken(m - j), 1, c + i * m + j, m);
 }
 
 /* panel = x' for k columns of x, of shape (m, n) */
@@ -79,21 +82,21 @@ static void turn_panel(int64_t m, int64_t n, int64_t k, const float *x, float *p
 }
 
 /* x = q x for x of shape (m, n) and symmetric q */
-static void apply_to_wide(int64_t m, int64_t n, const float *q, float *x, float *panel)
+static __attribute__((noinline)) void apply_to_wide(int64_t m, int64_t n, const float *q, float *x, float *panel)
 {
-    for (int64_t j = 0; j < n; j += LANES) {
+    for (int64_t j = 0, wide; j < n; j += wide) {
+        int width = taken(n - j);
+        wide = width * LANES;
         for (int64_t i = 0; i < m; i++)
-            *(lanes *)(panel + i * LANES) = *(const lanes *)(x + i * n + j);
-        for (int64_t i = 0; i < m; i += LANES) {
-            lanes sum[LANES];
-            tile(m, q + i, 1, m, panel, LANES, sum);
-            FOR_LANES(r) *(lanes *)(x + (i + r) * n + j) = sum[r];
-        }
+            for (int64_t p = 0; p < wide; p += LANES)
+                *(lanes *)(panel + i * wide + p) = *(const lanes *)(x + i * n + j + p);
+        for (int64_t i = 0; i < m; i += LANES)
+            add_product(m, q + i, m, panel, wide, width, 0, x + i * n + j, n);
     }
 }
 
 /* x = x q for x of shape (n, m) and symmetric q */
-static void apply_to_tall(int64_t m, int64_t n, const float *q, float *x, float *panel)
+static __attribute__((noinline)) void apply_to_tall(int64_t m, int64_t n, const float *q, float *x, float *panel)
 {
     for (int64_t i = 0; i < n; i += LANES) {
         for (int64_t j = 0; j < m; j += LANES) {
@@ -102,11 +105,8 @@ static void apply_to_tall(int64_t m, int64_t n, const float *q, float *x, float 
             turn(row);
             FOR_LANES(r) *(lanes *)(panel + (j + r) * LANES) = row[r];
         }
-        for (int64_t j = 0; j < m; j += LANES) {
-            lanes sum[LANES];
-            tile(m, panel, 1, LANES, q + j, m, sum);
-            FOR_LANES(r) *(lanes *)(x + (i + r) * m + j) = sum[r];
-        }
+        for (int64_t j = 0; j < m; j += taken(m - j) * LANES)
+            add_product(m, panel, LANES, q + j, m, taken(m - j), 0, x + i * m + j, m);
     }
 }
 
