@@ -1,10 +1,11 @@
 /* What a step does to every parameter: the moments before the momenta are orthogonalised, the move afterwards.
  *
- * The move goes tile by tile through loops that hand on what they found: one loop would do all of it in one go, but each
- * element's chain of operations is longer than what a processor can have in flight, so that it would wait most of the time.
+ * The move goes tile by tile through loops that hand on what they found. One loop could do it all, but the chain of
+ * operations of an element is longer than what a processor can have in flight, so that it would wait most of the time.
  */
 #ifndef __clang__
-#pragma GCC optimize("finite-math-only", "no-tree-reassoc") /* minima in one instruction; products and sums stay fused */
+/* minima in one instruction; products and sums stay fused */
+#pragma GCC optimize("finite-math-only", "no-tree-reassoc")
 #endif
 #include "elements.h"
 
@@ -16,10 +17,10 @@
 #include <immintrin.h>
 #endif
 
-#define LINE 16    /* numbers in a line of the cache */
-#define SHORT 64   /* rows up to this length are short */
-#define AHEAD 8    /* short rows */
-#define FAR 1024   /* numbers */
+#define LINE 16  /* numbers in a line of the cache */
+#define SHORT 64 /* rows up to this length are short */
+#define AHEAD 8  /* short rows */
+#define FAR 1024 /* numbers */
 
 typedef union {
     float number;
@@ -43,8 +44,8 @@ static inline float turned_by(float x, float y)
     return word.number;
 }
 
-/* y = 1 / sqrt(x + TINIEST) to rounding, 0 where x is not finite. A guess brought near by polynomials takes a fraction of the
- * time of the processor's root and quotient. */
+/* y = 1 / sqrt(x + TINIEST) to rounding, 0 where x is not finite. A guess brought near by polynomials takes a fraction
+ * of the time of the processor's root and quotient. */
 #ifdef __AVX512F__
 static inline __m512 inverse_root(__m512 x)
 {
@@ -148,7 +149,7 @@ void moments(const Elements *e, const Terms *t)
     }
 }
 
-/* What is known of the elements of a tile */
+/* What is known of the elements of a tile; what pads its rows is calculated too, and not used */
 typedef struct {
     _Alignas(64) float scale[TILE], a0[TILE], a1[TILE], b[TILE], weight[TILE], mixed[TILE], added[TILE];
 } Tile;
@@ -163,7 +164,8 @@ static inline void inputs(int64_t size, const Terms *t, const float *restrict gr
     float s00 = 0, s11 = 0, s22 = 0, s01 = 0, s02 = 0, s12 = 0, s1w = 0, variance = 0;
     for (int64_t i = 0; i < size; i++) {
         float a0 = clamp(kept(grad[i]) * scale[i], -4.0f, 4.0f), a1 = fast[i] * scale[i];
-        float b = clamp((param[i] - average[i]) * further, -3.0f, 3.0f), weight = clamp(param[i] * relative, -3.0f, 3.0f);
+        float b = clamp((param[i] - average[i]) * further, -3.0f, 3.0f);
+        float weight = clamp(param[i] * relative, -3.0f, 3.0f);
         x0[i] = a0, x1[i] = a1, x2[i] = b, x5[i] = weight;
         s00 += a0 * a0;
         s11 += a1 * a1;
@@ -258,8 +260,8 @@ void advance_vector(const Elements *e, const Terms *t, float *seen)
     _Alignas(64) float momentum[TILE]; /* not used: the gate of what is no matrix is 0 */
     for (int64_t at = 0; at < e->length; at += TILE) {
         int64_t size = at + TILE < e->length ? TILE : e->length - at;
-        Elements part = {1, size, size, size, e->grad + at, e->param + at, e->fast + at, e->average + at, e->square + at,
-                         momentum};
+        Elements part = {1, size, size, size, e->grad + at, e->param + at, e->fast + at, e->average + at,
+                         e->square + at, momentum};
         moments_of_row(size, t, part.grad, part.fast, part.square, momentum);
         advance_tile(&part, t, 0, 1, 0, size, &tile, seen);
     }

@@ -27,7 +27,8 @@ Terms terms(const float *theta, const int64_t *offset, const float *m, const flo
 /* rule.advance up to the momenta: the moments brought up to date, `momentum` written */
 void moments(const Elements *e, const Terms *t);
 
-/* rule.advance after the momenta, which have been orthogonalised: the per-parameter level. `seen` gets STATISTICS sums. */
+/* rule.advance after the momenta, which have been orthogonalised: the per-parameter level. `seen` gets STATISTICS
+ * sums. */
 void advance(const Elements *e, const Terms *t, float *seen);
 
 /* Both for a vector, whose momentum nobody orthogonalises: one row */

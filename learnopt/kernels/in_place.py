@@ -17,7 +17,7 @@ from learnopt.layout import Layout, TensorShape
 from learnopt.orthogonal import block_rows
 from learnopt.rule import RuleState
 
-CHUNK = 64 * 1024
+CHUNK = 32 * 1024
 """Parameters of a vector that are moved in one go; matrices are moved in the blocks that are orthogonalised at once."""
 SHARED = 128 * 1024
 """Parameters in all from which on threads share the work."""

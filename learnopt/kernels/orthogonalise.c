@@ -22,8 +22,8 @@ int64_t orthogonalise_room(int64_t rows, int64_t length)
     return padded(rows) * padded(length) + 4 * m * m + PANEL * m;
 }
 
-/* Write a tile of a symmetric matrix and its mirror image; that on the diagonal is made symmetric: what of a is not grows
- * from product to product. */
+/* Write a tile of a symmetric matrix and its mirror image; that on the diagonal is made symmetric: what of it is not
+ * grows from product to product. */
 static inline __attribute__((always_inline)) void put(int64_t m, int64_t i, int64_t j, const lanes *row, float *c)
 {
     lanes turned[LANES];
@@ -37,7 +37,7 @@ static inline __attribute__((always_inline)) void put(int64_t m, int64_t i, int6
     FOR_LANES(r) *(lanes *)(c + (j + r) * m + i) = turned[r];
 }
 
-/* c = weight * (a b) + share * a + diagonal * 1 for matrices of shape (m, m) that are polynomials of one symmetric one */
+/* c = weight * (a b) + share * a + diagonal * 1 for matrices (m, m) that are polynomials of one symmetric one */
 static __attribute__((noinline)) void symmetric(int64_t m, const float *a, const float *b, float weight, float share,
                                                 float diagonal, float *c)
 {

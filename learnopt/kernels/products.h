@@ -68,7 +68,7 @@ static inline __attribute__((always_inline)) void turn(lanes *row)
 #define FOR_ROWS(i) _Pragma("GCC unroll 8") for (int i = 0; i < ROWS; i++)
 #define FOR_WIDTH(j) _Pragma("GCC unroll 3") for (int j = 0; j < width; j++)
 
-/* c = a' b, or c += a' b, for ROWS columns of a and `width` vectors of b, with k terms; rows of a, b and c so far apart */
+/* c = a' b, or c += a' b, for ROWS columns of a and `width` vectors of b, with k terms; rows lie so far apart */
 static inline __attribute__((always_inline)) void add_strip(int64_t k, const float *a, int64_t a_row, const float *b,
                                                             int64_t b_row, int width, int add, float *c, int64_t c_row)
 {
@@ -83,7 +83,8 @@ static inline __attribute__((always_inline)) void add_strip(int64_t k, const flo
 
 /* The same for LANES columns of a */
 static inline __attribute__((always_inline)) void add_product(int64_t k, const float *a, int64_t a_row, const float *b,
-                                                              int64_t b_row, int width, int add, float *c, int64_t c_row)
+                                                              int64_t b_row, int width, int add, float *c,
+                                                              int64_t c_row)
 {
     for (int i = 0; i < LANES; i += ROWS)
         if (width == 3)

@@ -74,8 +74,8 @@ static void move(const Net *net, int64_t j, float *room)
         advance_vector(&e, &t, sums);
 }
 
-/* Do jobs that nobody has begun until there are none: those of the first or the second kind. Where gradients have stayed
- * zero, momenta decay until they are denormal; calculating with those takes many times as long, and gives nothing. */
+/* Do jobs that nobody has begun until there are none: those of the first or the second kind. Where gradients have
+ * stayed zero, momenta decay until they are denormal: calculating with those takes many times as long, for nothing. */
 void take_jobs(const Net *net, int64_t moves, int64_t *next, float *room)
 {
 #ifdef NO_DENORMALS
