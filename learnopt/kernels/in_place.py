@@ -17,7 +17,7 @@ from learnopt.layout import Layout, TensorShape
 from learnopt.orthogonal import block_rows
 from learnopt.rule import RuleState
 
-CHUNK = 64 * 1024
+CHUNK = 32 * 1024
 """Parameters of a vector that are moved in one go; matrices are moved in the blocks that are orthogonalised at once."""
 SHARED = 128 * 1024
 """Parameters in all from which on threads share the work."""
@@ -131,6 +131,10 @@ class InPlaceNet:
         """One step of all runs; entries of gradients that are not finite count as 0."""
         dense = [g.contiguous() for g in grads]
         self._lists["grad"][:] = [g.data_ptr() for g in dense]
+        self.move(loss, horizon, nudge)
+
+    def move(self, loss: Tensor | None, horizon: float, nudge: Tensor | None = None) -> None:
+        """The step for the gradients that `largest` has just looked at."""
         told = None if loss is None else loss.detach().contiguous()
         added = None if nudge is None else nudge.contiguous()
         self._net.nudge = None if added is None else added.data_ptr()
