@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import logging
 import os
 import platform
 import shutil
@@ -17,15 +16,13 @@ from typing import Any
 
 from learnopt import features, memory, meta_network, orthogonal, rule, stop_head
 
-_log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 SOURCES = ("step.c", "decide.c", "elements.c", "orthogonalise.c")
 HEADERS = ("net.h", "elements.h", "orthogonalise.h", "products.h")
 SWITCH = "LEARNOPT_KERNEL"
 """Environment variable: `torch` turns the compiled kernel off."""
-NATIVE = "-march=native"
 FLAGS = (
-    "-O3", NATIVE, "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
+    "-O3", "-march=native", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
     "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math", "-ffp-contract=fast",
 )  # fmt: skip
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
@@ -95,13 +92,9 @@ def _machine() -> str:
     return f"{platform.system()} {platform.machine()} {abilities}"
 
 
-def _folder() -> Path | None:
-    """The user's cache, None for a user without a home."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(cache) if cache else Path.home() / ".cache") / "learnopt"
-    except RuntimeError:
-        return None
+def _folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "learnopt"
 
 
 def build(folder: Path) -> Path | None:
@@ -110,9 +103,7 @@ def build(folder: Path) -> Path | None:
     if compiler is None:
         return None
     texts = [(FOLDER / name).read_text(encoding="utf-8") for name in SOURCES + HEADERS]
-    usual = _command(compiler)
-    # Apple's compiler has no OpenMP, and before Xcode 15 no native flag for its own processors, which lack little by it
-    commands = [[*usual, OPENMP], usual, [word for word in usual if word != NATIVE]]
+    commands = [[*_command(compiler), OPENMP], _command(compiler)]
     for command in commands:
         key = hashlib.sha256("\0".join([*command, _machine(), *texts]).encode()).hexdigest()
         path = folder / f"step-{key[:16]}.so"
@@ -142,13 +133,8 @@ def load() -> ctypes.CDLL | None:
     """The library, or None where it is turned off or cannot be built."""
     if os.environ.get(SWITCH, "").lower() == "torch":
         return None
-    folder = _folder()
-    path = build(folder) if folder is not None and _writable(folder) else None
+    path = build(_folder()) if _writable(_folder()) else None
     if path is None:
-        _log.warning(
-            "the fast kernel could not be built, so steps take eager torch, which is slower on a CPU: a C compiler "
-            "(cc, gcc or $CC) and a writable cache folder are needed; %s=torch silences this line", SWITCH,
-        )  # fmt: skip
         return None
     try:
         library = ctypes.CDLL(str(path))
