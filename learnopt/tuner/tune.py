@@ -14,13 +14,11 @@ from learnopt.tuner import meta_features
 from learnopt.tuner.data import Loss, Source, source, usual_loss, usual_steps
 from learnopt.tuner.knowledge import Knowledge, load
 from learnopt.tuner.lanes import OPTIMIZERS, Lane, TimeUp, judge, maker, random_state_kept, seeded
-from learnopt.tuner.probes import PARTS, Probe, change
+from learnopt.tuner.probes import PARTS, Probe
 from learnopt.tuner.result import TuneResult
 from learnopt.tuner.search import Recommendation, Search
 
 Progress = Callable[[int, int], None]
-RUINED = 0.3
-"""Log of the ratio to the loss at the start from which a probe has made it much worse."""
 TOLD_APART = 0.5
 """Expected regrets this far above the least say no more than "much worse": those learned from were clipped."""
 
@@ -159,7 +157,7 @@ class _Work:
         assert self.search is not None
         found = self.search.recommend()
         if found.doubt and (self.search.probes or self.features is None):
-            found = _fallback(found, self.search.probes, knowledge)
+            found = found._replace(configuration=knowledge.portfolio[0])
         best = self.start * math.exp(found.level) if self.start > 0 else math.nan
         least = min(found.regrets)
         longest = {p.lr: p for p in sorted(self.search.probes, key=lambda p: p.parts)}
@@ -179,15 +177,6 @@ class _Work:
         )  # fmt: skip
 
 
-def _fallback(found: Recommendation, probes: list[Probe], knowledge: Knowledge) -> Recommendation:
-    """The first of the learned list that no probe speaks against; the interval is widened to hold it."""
-    ruinous = min((p.lr for p in probes if p.failed or change(p.valid, p.start) > RUINED), default=math.inf)
-    lowest = min(knowledge.portfolio, key=lambda c: c.lr)
-    chosen = next((c for c in knowledge.portfolio if c.lr < ruinous), lowest)
-    low, high = found.interval
-    return found._replace(configuration=chosen, interval=(min(low, chosen.lr), max(high, chosen.lr)))
-
-
 def _reason(found: Recommendation, probes: list[Probe], work: _Work, knowledge: Knowledge) -> str:
     """The paragraph that says why."""
     chosen = found.configuration
@@ -201,7 +190,7 @@ def _reason(found: Recommendation, probes: list[Probe], work: _Work, knowledge: 
     elif found.doubt:
         said.append(
             f"Learning rate {chosen.lr:.3g} with a {chosen.schedule} schedule is what is tried first when nothing is "
-            f"known: of a list learned from {corpus} the first below all rates that made the loss much worse."
+            f"known: the first of a list learned from {corpus}."
         )
     else:
         rates = sorted({p.lr for p in probes})
