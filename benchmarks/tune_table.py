@@ -64,7 +64,8 @@ def worlds(frame: pd.DataFrame, short: pd.DataFrame) -> list[World]:
         rates = np.array(sorted(set(runs["lr"])))
         cell = runs.set_index(["schedule", "lr"])
         final = np.array([[np.asarray(cell.loc[(s, r), "valid"])[-1] for r in rates] for s in SCHEDULES])
-        losses = np.concatenate([np.concatenate(list(runs[c])) for c in ("valid", "train")])
+        constant = runs[runs["schedule"] == "constant"]
+        losses = np.concatenate([final.ravel(), *constant["valid"], *constant["train"]])
         if losses[np.isfinite(losses)].min() <= 0:
             return []
         final = np.where(np.isfinite(final), final, np.nan)
