@@ -195,6 +195,13 @@ def test_seconds_are_kept() -> None:
     assert time.monotonic() - started < 5
 
 
+def test_time_enough_changes_nothing() -> None:
+    one, two = (tune(make, arrays(), steps=100, seconds=s, progress=False) for s in (None, 60))
+    assert one.curve == two.curve
+    assert one.steps_used == two.steps_used == 100
+    assert not two.interrupted
+
+
 def test_no_budget_is_the_prior_alone() -> None:
     result = tune(make, arrays(), steps=100, budget=0, progress=False)
     assert not result.decided

@@ -50,12 +50,13 @@ class Curves:
 
 
 def read(folder: Path) -> Curves:
-    """All curves of a corpus, tasks in the order of their files.
+    """All curves of a corpus's full runs, tasks in the order of their files.
 
     Raises:
         ValueError: there are none.
     """
-    frames = [f for f in Corpus(folder).frames() if len(f)]
+    found = (f[f["fraction"] == 1] if "fraction" in f else f for f in Corpus(folder).frames())
+    frames = [f for f in found if len(f)]
     if not frames:
         raise ValueError(f"no recorded runs in {folder}; `learnopt record {folder}` makes some")
     names = sorted({str(f["task"].iloc[0]) for f in frames})

@@ -162,7 +162,10 @@ class _Runs:
 def _read(frame: pd.DataFrame, rates: tuple[float, ...], decays: tuple[float, ...]) -> _Task | None:
     name, runs = str(frame["task"].iloc[0]), _Runs(frame)
     if any((n, 1.0, decays[0], "cosine", r) not in runs.valid for n in runs.seeds for r in rates):
-        raise ValueError(f"task {name} was recorded on another grid: learning rates {sorted(set(frame['lr']))}")
+        rates_there = sorted(set(frame["lr"]))
+        raise ValueError(
+            f"task {name} was recorded on another grid, or without full cosine runs: learning rates {rates_there}"
+        )
     final = np.array([
         [[runs.final((n, 1.0, d, s, r)) for r in rates] for d in decays for s in SCHEDULES] for n in runs.seeds
     ])  # fmt: skip

@@ -43,7 +43,8 @@ def tune(
         optimizer: "adamw"; or "sgd" (momentum 0.9), for which there is no shipped knowledge: pass `knowledge`.
         steps: optimizer steps of the run that is tuned for; None: by a rule of thumb, about 30 epochs.
         budget: optimizer steps for all probes together; None: as many as one full run. 0: no probe, the prior alone.
-        seconds: wall-clock limit of the whole search.
+        seconds: wall-clock limit of the whole search. A few further steps are timed first, so that probes are short
+            enough to end in time.
         loss: `(model, batch) -> ()`, for batches that are no pairs `(x, y)` or another loss. None: cross-entropy
             where y is whole numbers, else the mean squared error.
         batch_size: for arrays; None: by a rule of thumb.
@@ -108,12 +109,8 @@ class _Work:
 
         try:
             self.features = self._features()
-            prober = Prober(
-                self.make, self.optimizer, knowledge.others[0][1], self.loss, self.data, self.start, self.deadline,
-                self.seed, stepped,
-            )  # fmt: skip
-            affordable = self._affordable(prober, budget)
-            self.search = Search(knowledge, self.features, self.steps, affordable)
+            prober = self._prober(knowledge, stepped)
+            self.search = Search(knowledge, self.features, self.steps, self._affordable(knowledge, budget))
             while (lr := self.search.ask()) is not None:
                 before = self.used
                 probe = prober.run(lr, self.search.share, self.search.length)
@@ -123,16 +120,22 @@ class _Work:
         if self.search is None:
             self.search = Search(knowledge, self.features, self.steps, 0)
 
-    def _affordable(self, prober: Prober, budget: int) -> int:
+    def _prober(self, knowledge: Knowledge, stepped: Callable[[], None]) -> Prober:
+        return Prober(
+            self.make, self.optimizer, knowledge.others[0][1], self.loss, self.data, self.start, self.deadline,
+            self.seed, stepped,
+        )  # fmt: skip
+
+    def _affordable(self, knowledge: Knowledge, budget: int) -> int:
         """Steps of the budget that there is time for: probes must be short enough to end."""
-        if math.isinf(self.deadline) or budget <= TIMED_STEPS:
+        if math.isinf(self.deadline) or budget == 0:
             return budget
         begun = time.monotonic()
-        prober.run(0.0, TIMED_STEPS / self.steps, TIMED_STEPS)
+        self._prober(knowledge, lambda: None).run(0.0, 1.0, TIMED_STEPS)
         now = time.monotonic()
-        there_is = (self.deadline - now) * TIMED_STEPS / max(now - begun, 1e-9)
-        self.interrupted = SAFETY * there_is < budget - TIMED_STEPS
-        return int(min(budget - TIMED_STEPS, SAFETY * there_is))
+        there_is = SAFETY * (self.deadline - now) * TIMED_STEPS / max(now - begun, 1e-9)
+        self.interrupted = there_is < budget
+        return int(min(budget, there_is))
 
     def _features(self) -> list[float]:
         model = self.make()
