@@ -103,7 +103,7 @@ def tune_train_command(
     frames = chain.from_iterable(Corpus(folder).frames(optimizer) for folder in corpora)
     shown = track(frames, "reading", total=len(paths), console=console)
     lessons = gather(shown, recipe.rates, recipe.decays)
-    console.print(f"learning from {len(lessons.names)} of {len(paths)} recorded tasks")
+    console.print(f"learning from {len(lessons.names)} tasks in {len(paths)} recorded files")
     found = learn(lessons, optimizer, seed, steps)
     fields = {"name": out.stem, "tasks": len(lessons.names), "seed": seed, "steps": steps}
     knowledges.save(out, found, fields | origin())
