@@ -217,7 +217,7 @@ static inline void move(int64_t size, const Terms *t, const float *restrict squa
 }
 
 /* The elements of a few short rows, or a part of one row */
-static void advance_tile(const Elements *e, const Terms *terms, int64_t row, int64_t rows, int64_t start, int64_t size,
+static __attribute__((noinline)) void advance_tile(const Elements *e, const Terms *terms, int64_t row, int64_t rows, int64_t start, int64_t size,
                          Tile *x, float *seen)
 {
     int64_t wide = padded(size);

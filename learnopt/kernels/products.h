@@ -82,9 +82,8 @@ static inline __attribute__((always_inline)) void add_strip(int64_t k, const flo
 }
 
 /* The same for LANES columns of a */
-static inline __attribute__((always_inline)) void add_product(int64_t k, const float *a, int64_t a_row, const float *b,
-                                                              int64_t b_row, int width, int add, float *c,
-                                                              int64_t c_row)
+static __attribute__((noinline)) void add_product(int64_t k, const float *a, int64_t a_row, const float *b,
+                                                  int64_t b_row, int width, int add, float *c, int64_t c_row)
 {
     for (int i = 0; i < LANES; i += ROWS)
         if (width == 3)
