@@ -64,6 +64,25 @@ def test_failed_probes_are_information() -> None:
     assert search.ask() is not None, "what failed early leaves budget for another"
 
 
+@pytest.mark.parametrize("ending", [math.nan, math.inf, 4.0])
+def test_rates_that_did_harm_are_not_fallen_back_to(ending: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = load("adamw")
+    first = known.portfolio[0]
+    flat = torch.zeros(1, len(known.others), len(known.rates))
+    monkeypatch.setattr(type(known), "expect", lambda self, features, probes: flat)  # all rates look alike
+    search = Search(known, None, 100, 100)
+    assert search.recommend().configuration == first
+    search.tell(probe(2 * first.lr, valid=ending), 25)
+    assert search.recommend().configuration == first
+    search.tell(probe(first.lr / 1.001, valid=ending), 25)
+    found = search.recommend()
+    assert found.listed
+    assert found.configuration == next(c for c in known.portfolio if c.lr < first.lr / 1.001)
+    assert found.interval[0] <= found.configuration.lr <= found.interval[1]
+    search.tell(probe(1e-9, valid=ending), 25)
+    assert search.recommend().configuration.lr == min(c.lr for c in known.portfolio)
+
+
 def test_encoding_of_probes() -> None:
     rates = (1e-3, 1e-2, 1e-1, 1.0)
     probes = [probe(1e-2, 5), probe(1e-2), probe(1e-3, valid=2.0), probe(1e-1, valid=math.nan, half=math.nan)]

@@ -18,6 +18,8 @@ WIDEST = 3.0
 """An interval of more decades than this is no answer."""
 LEAST_GAIN = 0.01
 """If no probe lowered the log of the validation loss by this much, the probes say nothing."""
+HARM = 0.3
+"""A probe that raised the log of the validation loss by more than this has done harm."""
 LEAST_PROBES = 4
 """Probes are as long as lets a budget pay for so many: one full run pays for four quarters of one."""
 
@@ -35,7 +37,7 @@ class Recommendation(NamedTuple):
         regrets: expected regret per rate of the grid at the recommended schedule and decay.
         level: expected log of the final loss over the loss before training.
         doubt: why no decision is possible; empty where one is.
-        listed: whether the configuration is the first of the list, since the network cannot tell rates apart.
+        listed: whether the configuration is of the list, since the network cannot tell rates apart.
     """
 
     configuration: Configuration
@@ -94,10 +96,16 @@ class Search:
         doubt = self._doubt(interval)
         listed = _decades(interval) > WIDEST or (self.features is None and not self.probes)
         if listed:
-            configuration = self.knowledge.portfolio[0]
+            configuration = self._fallback()
             interval = (min(interval[0], configuration.lr), max(interval[1], configuration.lr))
         level = self.knowledge.level(self.probes)
         return Recommendation(configuration, interval, tuple(row.tolist()), level, doubt, listed)
+
+    def _fallback(self) -> Configuration:
+        """The first of the list below all rates that probes have seen do harm."""
+        harmful = (p.lr for p in self.probes if p.failed or change(p.valid, p.start) > HARM)
+        limit, listed = min(harmful, default=math.inf), self.knowledge.portfolio
+        return next((c for c in listed if c.lr < limit), min(listed, key=lambda c: c.lr))
 
     def _interval(self, row: Tensor, r: int, logs: Tensor) -> tuple[float, float]:
         """Half a grid step beyond the rates around `r` that are about as good."""

@@ -177,9 +177,11 @@ def _reason(found: Recommendation, probes: list[Probe], work: _Work, knowledge: 
     corpus = f"{knowledge.card.get('tasks', 'an unknown number of')} recorded training problems"
     said = [f"Cannot decide: {found.doubt}. "] if found.doubt else []
     if found.listed:
+        first = chosen == knowledge.portfolio[0]
         said.append(
-            f"Learning rate {chosen.lr:.3g} with a {chosen.schedule} schedule is what is tried first when nothing is "
-            f"known: the first of a list learned from {corpus}."
+            f"Learning rate {chosen.lr:.3g} with a {chosen.schedule} schedule is "
+            f"{'the first' if first else 'the first below what did harm'} of a list learned from {corpus}, which is "
+            "what is tried when nothing is known."
         )
     elif found.doubt:
         seen = "the probes and meta-features" if probes else "meta-features alone"
