@@ -49,7 +49,7 @@ def _estimate(estimator: Estimator, theta: Tensor, spec: EpisodeSpec, carry: dic
     return estimator.estimate(theta, episode(spec, _source, _device), carry)
 
 
-def _validate(theta: Tensor, index: int, steps: int, seeds: int, kernel: bool) -> tuple[str, float]:
+def _validate(theta: Tensor, index: int, steps: int, seeds: int, kernel: bool = True) -> tuple[str, float]:
     assert _source is not None
     task = _source.validation()[index]
     return task.name, validation_loss(task, theta, min(steps, task.steps), seeds, _device, kernel=kernel)
