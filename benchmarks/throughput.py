@@ -4,7 +4,8 @@
 
 (a) `loop`: `nn.Module` and `torch.optim.Adam`, one run after the other, what a user would write.
 (b) `by hand`: all runs in batched matrix products written for this network, with Adam: the ceiling.
-(c) `unroll`: `learnopt.unroll` of any module, with the learned rule, which costs more than Adam.
+(c) `unroll`: `learnopt.unroll` of any module, with the learned rule, which costs more than Adam; building the runs and
+recording their passes included.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -117,6 +118,10 @@ class Synthetic(Task):
         start = (seed * 977 + step * ROWS) % (4096 - ROWS)
         return self.x[start : start + ROWS], self.y[start : start + ROWS]
 
+    def batches(self, seeds: Sequence[int], step: int) -> Batch:
+        rows = (torch.tensor(list(seeds)) * 977 + step * ROWS)[:, None] % (4096 - ROWS) + torch.arange(ROWS)
+        return tuple(t.index_select(0, rows.flatten()).view(*rows.shape, *t.shape[1:]) for t in (self.x, self.y))
+
     def validation(self) -> Batch:
         return self.x[:256], self.y[:256]
 
@@ -140,8 +145,7 @@ def by_hand(task: Synthetic, forward: Forward, runs: int, steps: int) -> int:
     params = [torch.stack([p[i].detach() for p in each]).requires_grad_() for i in range(len(each[0]))]
     optimizer = torch.optim.Adam(params, 1e-3)
     for t in range(steps):
-        batches = [task.batch(r, t) for r in range(runs)]
-        x, y = torch.stack([b[0] for b in batches]), torch.stack([b[1] for b in batches])
+        x, y = task.batches(range(runs), t)
         optimizer.zero_grad()
         F.cross_entropy(forward(params, x).flatten(0, 1), y.flatten(), reduction="sum").div(ROWS).backward()
         optimizer.step()
@@ -155,20 +159,28 @@ def unrolled(task: Synthetic, runs: int, steps: int) -> int:
     return runs * steps
 
 
-def rate(work: Callable[[int], int], steps: int, repeats: int) -> list[float]:
-    """Inner steps a second, `repeats` times, after a warm-up."""
-    work(5)
-    rates = []
+def rates(timed: dict[str, Callable[[int], int]], steps: int, repeats: int) -> dict[str, list[float]]:
+    """Inner steps a second of this thread's time on its core, in turns, after a warm-up."""
+    for work in timed.values():
+        work(5)
+    found: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(repeats):
-        start = time.perf_counter()
-        rates.append(work(steps) / (time.perf_counter() - start))
-    return rates
+        for name, work in timed.items():
+            start = time.thread_time()
+            found[name].append(work(steps) / (time.thread_time() - start))
+    return found
+
+
+def median_ratio(found: dict[str, list[float]], a: str, b: str) -> float:
+    """Of the turns: what slows a machine down slows neighbours down alike."""
+    return statistics.median(x / y for x, y in zip(found[a], found[b], strict=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/throughput"))
     parser.add_argument("--runs", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=500, help="of every run")
     parser.add_argument("--repeats", type=int, default=7)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -181,17 +193,17 @@ def main() -> None:
             "by hand": lambda steps, task=task, f=forward: by_hand(task, f, chosen.runs, steps),
             "unroll": lambda steps, task=task: unrolled(task, chosen.runs, steps),
         }
-        rates = {k: rate(work, 200 if k == "loop" else 60, chosen.repeats) for k, work in timed.items()}
-        middle = {k: statistics.median(v) for k, v in rates.items()}
-        rows.append({"network": name, "inner_steps_per_second": rates, "median": middle})
+        found = rates(timed, chosen.steps, chosen.repeats)
+        middle = {k: statistics.median(v) for k, v in found.items()}
+        pairs = (("unroll", "loop"), ("unroll", "by hand"), ("by hand", "loop"))
+        ratios = {f"{a} / {b}": median_ratio(found, a, b) for a, b in pairs}
+        rows.append({"network": name, "inner_steps_per_second": found, "median": middle, "median_ratio": ratios})
         print(
-            f"{name:16s} loop {middle['loop']:8.0f}  by hand {middle['by hand']:8.0f}  unroll {middle['unroll']:8.0f}"
-            f"   unroll / loop {middle['unroll'] / middle['loop']:.1f}"
-            f"   unroll / by hand {middle['unroll'] / middle['by hand']:.2f}"
+            f"{name:16s}", *(f"{k} {v:.0f} " for k, v in middle.items()), *(f"  {k} {v:.2f}" for k, v in ratios.items())
         )
     path = write_record(
-        chosen.out / "throughput.json", runs=chosen.runs, rows_per_batch=ROWS, kernel=library.load() is not None,
-        networks=rows,
+        chosen.out / "throughput.json", runs=chosen.runs, steps=chosen.steps, rows_per_batch=ROWS,
+        kernel=library.load() is not None, clock="time of the thread on its core", networks=rows,
     )  # fmt: skip
     print(f"wrote {path}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,8 +14,8 @@ import pandas as pd
 from learnopt.baselines import SCHEDULES
 from learnopt.tuner.knowledge import Knowledge
 from learnopt.tuner.meta_features import NAMES
-from learnopt.tuner.probes import PARTS, Probe, half_of
-from learnopt.tuner.search import Search, Stage
+from learnopt.tuner.probes import SHARES, Probe, steps_of
+from learnopt.tuner.search import Search
 
 MOST = 3.0
 """Regrets count at most this much: a diverged run is this bad."""
@@ -30,9 +30,7 @@ class World:
     steps: int
     rates: np.ndarray
     final: np.ndarray  # (len(SCHEDULES), R)
-    valid: list[np.ndarray]  # of constant runs, per rate
-    train: list[np.ndarray]
-    at: np.ndarray
+    short: dict[tuple[float, float], Probe]  # by (lr, share), on the tuner's own grid of rates
     features: list[float]
 
     def column(self, lr: float) -> int:
@@ -48,61 +46,71 @@ class World:
         """Regret of the run that is nearest to these settings."""
         return self.regret_of(float(self.final[list(SCHEDULES).index(schedule), self.column(lr)]))
 
-    def probe(self, lr: float, parts: int) -> Probe:
-        """The first parts of the constant run at the recorded rate nearest to `lr`, called `lr`."""
-        r = self.column(lr)
-        steps = [np.searchsorted(self.at, k * self.at[-1] / PARTS - 1e-9) for k in range(1, parts + 1)]
-        index = np.clip(steps, 1, len(self.at) - 1)
-        v, t = self.valid[r], self.train[r]
-        train = tuple(float(t[i - 1]) for i in index)
-        return Probe(lr, parts, float(v[0]), float(v[index[half_of(parts) - 1]]), float(v[index[-1]]), train)
+    def probe(self, lr: float, share: float) -> Probe:
+        """The recorded short run."""
+        return self.short[round(lr, 9), share]
 
 
-def worlds(frame: pd.DataFrame) -> list[World]:
-    """A task's worlds, one per seed; none where losses are not positive."""
+def worlds(frame: pd.DataFrame, short: pd.DataFrame) -> list[World]:
+    """A task's worlds, one per seed; none where losses are not positive.
+
+    Args:
+        frame: full runs.
+        short: short cosine runs with the same initialisations and batches.
+    """
     frame = frame[frame["weight_decay"] == frame["weight_decay"].min()]
     found = []
     for seed, runs in frame.groupby("seed"):
         rates = np.array(sorted(set(runs["lr"])))
         cell = runs.set_index(["schedule", "lr"])
         final = np.array([[np.asarray(cell.loc[(s, r), "valid"])[-1] for r in rates] for s in SCHEDULES])
-        valid, train = ([np.asarray(cell.loc[("constant", r), c]) for r in rates] for c in ("valid", "train"))
-        losses = np.concatenate([final.ravel(), *valid, *train])
+        constant = runs[runs["schedule"] == "constant"]
+        losses = np.concatenate([final.ravel(), *constant["valid"], *constant["train"]])
         if losses[np.isfinite(losses)].min() <= 0:
             return []
         final = np.where(np.isfinite(final), final, np.nan)
         features = [float(runs[f"feature.{n}"].iloc[0]) for n in NAMES]
-        at = np.asarray(runs["valid_steps"].iloc[0])
-        found.append(
-            World(str(runs["task"].iloc[0]), int(str(seed)), int(at[-1]), rates, final, valid, train, at, features)
-        )
+        steps = int(runs["steps"].iloc[0])
+        probes = probes_of(short[short["seed"] == seed], steps)
+        found.append(World(str(runs["task"].iloc[0]), int(str(seed)), steps, rates, final, probes, features))
     return found
 
 
-def searched(
-    world: World, knowledge: Knowledge, budget: float = 1.0, plan: Sequence[Stage] | None = None, known: bool = True
-) -> Search:
+def probes_of(runs: pd.DataFrame, steps: int) -> dict[tuple[float, float], Probe]:
+    """Recorded short runs as probes, by learning rate and share."""
+    found = {}
+    for run in runs[runs["fraction"].isin(SHARES)].to_dict("records"):
+        valid, train, share = run["valid"], run["train"], float(run["fraction"])
+        half, end = float(valid[len(valid) // 2]), float(valid[-1])
+        probe = Probe(run["lr"], share, steps_of(share, steps), float(valid[0]), half, end, tuple(map(float, train)))
+        found[round(run["lr"], 9), share] = probe
+    return found
+
+
+def searched(world: World, knowledge: Knowledge, budget: float = 1.0, known: bool = True) -> Search:
     """The tuner's search with probes from the table.
 
     Args:
+        budget: for probes, in full runs.
         known: whether it sees the meta-features.
     """
-    search = Search(knowledge, world.features if known else None, budget)
-    if plan is not None:
-        search._stages = list(plan)
-    done: dict[float, int] = {}
-    while (asked := search.ask()) is not None:
-        lr, parts = asked
-        search.tell(world.probe(lr, parts), parts - done.get(lr, 0))
-        done[lr] = parts
+    search = Search(knowledge, world.features if known else None, world.steps, int(budget * world.steps))
+    while (lr := search.ask()) is not None:
+        probe = world.probe(lr, search.share)
+        search.tell(probe, probe.steps)
     return search
 
 
 def tuned(world: World, knowledge: Knowledge, budget: float = 1.0, known: bool = True) -> float:
     """Regret of the run that the tuner recommends."""
-    found = searched(world, knowledge, budget, known=known).recommend()
-    chosen = knowledge.portfolio[0] if found.doubt and budget else found.configuration
+    chosen = searched(world, knowledge, budget, known).recommend().configuration
     return world.regret(chosen.schedule, chosen.lr)
+
+
+def best_probed(world: World, share: float) -> float:
+    """Regret of a full run at the rate whose probe of this length did best, of all rates of the tuner's grid."""
+    probes = [p for (_, s), p in world.short.items() if s == share and not p.failed]
+    return world.regret("cosine", min(probes, key=lambda p: p.valid).lr) if probes else MOST
 
 
 def random_search(world: World, runs: int, seed: int) -> float:

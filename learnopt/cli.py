@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from typer.core import TyperGroup
 
 from learnopt.cli_compare import compare_command, report_command
 from learnopt.cli_fewshot import fewshot_app
@@ -18,7 +19,21 @@ from learnopt.cli_stop_train import stop_train_command
 from learnopt.cli_stopper_train import stopper_train_command
 from learnopt.cli_tune import tune_command, tune_train_command
 
+
+class _Stopped(Exception):
+    """Ctrl-C, with what is to be said of it: typer turns a KeyboardInterrupt into an exit without a word."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise _Stopped(str(stop) or "interrupted") from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Learned optimization for PyTorch: no learning rate, no schedule, no stopping point to tune.",
     no_args_is_help=True,
     add_completion=False,
@@ -69,10 +84,14 @@ def run(arguments: list[str]) -> int:
         code = app(arguments, standalone_mode=False)
     except _UsageError as error:
         return _say(_message(error), USAGE)
-    except (typer.Abort, KeyboardInterrupt) as stop:
-        return _say(str(stop) or "interrupted; the same command goes on where this one stopped", INTERRUPTED)
+    except (_Stopped, typer.Abort, KeyboardInterrupt) as stop:
+        return _say(str(stop) or "interrupted", INTERRUPTED)
     except ValueError as error:
         return _say(str(error), USAGE)
+    except OSError as error:
+        if error.filename is None:  # nothing that a user named
+            raise
+        return _say(f"{error.filename}: {error.strerror}", USAGE)
     return code if isinstance(code, int) else 0
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from learnopt import devices, recording_report
+from learnopt import devices, recording_report, summary_table
 from learnopt import report as reports
 from learnopt.compare import Comparison, Plan, compare, default_optimizers, writable
 from learnopt.figures import against_each, summarise, task_rows
@@ -104,14 +104,20 @@ def _run(plan: Plan, folder: Path, workers: int) -> Comparison:
 
 
 def _show(entry: dict[str, object], paths: list[Path], skipped: list[str]) -> None:
-    _print([reports.terminal_table(entry), *(f"note: {reason}" for reason in skipped)], paths)
+    table = summary_table.terminal_table(entry, _console().width)
+    _print([table, *(f"note: {reason}" for reason in skipped)], paths)
 
 
-def _print(shown: Sequence[Table | str], paths: Sequence[Path]) -> None:
+def _console() -> Console:
     console = Console()
     if not console.is_terminal:
         # the table is not folded where it goes to a file
         console.width = max(160, console.width)
+    return console
+
+
+def _print(shown: Sequence[Table | str], paths: Sequence[Path]) -> None:
+    console = _console()
     for part in shown:
         console.print(part, soft_wrap=isinstance(part, str), highlight=False)
     for path in paths:

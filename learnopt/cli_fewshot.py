@@ -60,7 +60,7 @@ def glyphs_command(
 
 def omniglot_command(
     train: Annotated[Path, typer.Argument(help="zip archive or folder to train on")],
-    test: Annotated[Path, typer.Argument(help="another, to be tested on; alphabets of both are left out of it")],
+    test: Annotated[Path, typer.Argument(help="another, to be tested on; alphabets (or classes) of both are left out")],
     ways: Annotated[str, typer.Option(help="classes a task, comma-separated")] = "5,20",
     size: Annotated[int, typer.Option(help="pixels a side")] = SIZE,
     learners: Learners = "", seeds: Seeds = 1, tasks: Tasks = 600, scale: Scale = 0.2,
@@ -71,7 +71,8 @@ def omniglot_command(
     own = [name for name in group_names(test) if name not in known]
     if not own:
         raise ValueError(
-            f"{str(test)!r} has no alphabet that {str(train)!r} lacks; they share {', '.join(sorted(known))}"
+            f"{str(test)!r} has no alphabet or class that {str(train)!r} lacks; that one has "
+            f"{', '.join(sorted(known)) or 'no folder of images'}"
         )
     pictures = read_images(train, size)[:2], read_images(test, size, groups=own)[:2]
     found = images.entries(*pictures, _ways(ways), checked_scale(scale), turned=True, published=images.PUBLISHED)

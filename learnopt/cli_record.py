@@ -28,6 +28,10 @@ def record_command(
     seeds: Annotated[int, typer.Option(help="seeds per configuration")] = 2,
     rates: Annotated[int, typer.Option(help="number of learning rates; 0: 13 over five decades")] = 0,
     decays: Annotated[int, typer.Option(help="number of weight decays, torch's default first; 0: all")] = 0,
+    schedules: Annotated[str, typer.Option(help="constant, cosine, or both with a comma between")] = "constant,cosine",
+    fractions: Annotated[
+        str, typer.Option(help="lengths of runs as shares of a task's steps; below 1: cosine schedules alone")
+    ] = "1",
     most_steps: Annotated[int, typer.Option(help="cap on a task's declared steps")] = 1000,
     most_seconds: Annotated[float, typer.Option(help="leave out what would take longer per task; 0: nothing")] = 0.0,
     metric: Annotated[
@@ -38,14 +42,21 @@ def record_command(
     ] = "1/1",
 ) -> None:
     """Record runs of every rate, schedule and weight decay; the same command again goes on where it stopped."""
-    plan = RecordPlan(_words(optimizers), seeds, most_steps, most_seconds, rates, decays, metric)
+    plan = RecordPlan(
+        _words(optimizers), seeds, most_steps, most_seconds, rates, decays, metric, _words(schedules),
+        _numbers(fractions),
+    )  # fmt: skip
     plan.check()
     if count < 1 or first < 0:
         raise ValueError(f"--count must be at least 1 and --first at least 0, got {count} and {first}")
     own, of = _share(share)
     corpus = Corpus(out)
     settings: dict[str, object] = {"seeds": seeds, "most_steps": most_steps, "rates": rates, "decays": decays}
-    corpus.agree(settings | ({"metric": True} if metric else {}))
+    usual = RecordPlan()
+    for name in ("metric", "schedules", "fractions"):  # not in the folders of earlier versions
+        if getattr(plan, name) != getattr(usual, name):
+            settings |= {name: getattr(plan, name)}
+    corpus.agree(settings)
     makers = list(_tasks(tasks, first, count))[own - 1 :: of]
     console = Console(stderr=True)
     left_out: dict[str, str] = {}
@@ -54,12 +65,15 @@ def record_command(
         TimeRemainingColumn(), TextColumn("{task.description}"), console=console, speed_estimate_period=600,
     ) as progress:  # fmt: skip
         bar = progress.add_task("", total=len(makers))
-        for make in makers:
-            task = make()
-            progress.update(bar, description=task.name)
-            for optimizer in plan.optimizers:
-                _record_one(corpus, task, optimizer, plan, left_out)
-            progress.advance(bar)
+        try:
+            for make in makers:
+                task = make()
+                progress.update(bar, description=task.name)
+                for optimizer in plan.optimizers:
+                    _record_one(corpus, task, optimizer, plan, left_out)
+                progress.advance(bar)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; the same command goes on where this one stopped") from None
     for name, reason in left_out.items():
         console.print(f"left out {name}: {reason}", soft_wrap=True, highlight=False)
     console.print(f"{len(corpus.paths())} files of runs in {out}")
@@ -78,6 +92,13 @@ def _record_one(corpus: Corpus, task: Task, optimizer: str, plan: RecordPlan, le
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, _words(text)))
+    except ValueError as error:
+        raise ValueError(f"--fractions takes numbers with commas between, got {text!r}") from error
 
 
 def _share(text: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from learnopt.atomic import write_bytes
+from learnopt.atomic import check_folder, write_bytes
 from learnopt.batched_optimizers import RECIPES
 from learnopt.corpus import Corpus
 from learnopt.provenance import origin
@@ -45,6 +45,7 @@ def tune_command(
 ) -> None:
     """Recommend learning rate, schedule and weight decay for a network on a table; train it; write picture and JSON."""
     console = Console()
+    check_folder(out)
     if predict and not train:
         raise ValueError("--predict needs the trained network: leave out --no-train")
     table = prepare(data, target, task, header, seed)
@@ -102,7 +103,7 @@ def tune_train_command(
     frames = chain.from_iterable(Corpus(folder).frames(optimizer) for folder in corpora)
     shown = track(frames, "reading", total=len(paths), console=console)
     lessons = gather(shown, recipe.rates, recipe.decays)
-    console.print(f"learning from {len(lessons.names)} of {len(paths)} recorded tasks")
+    console.print(f"learning from {len(lessons.names)} tasks in {len(paths)} recorded files")
     found = learn(lessons, optimizer, seed, steps)
     fields = {"name": out.stem, "tasks": len(lessons.names), "seed": seed, "steps": steps}
     knowledges.save(out, found, fields | origin())

@@ -19,7 +19,7 @@ FORMAT = 1
 def needs_pyarrow() -> None:
     """Raise ValueError, saying what to install, where Parquet files cannot be read."""
     if find_spec("pyarrow") is None:
-        raise ValueError("Parquet files need the package pyarrow: pip install 'learnopt[parquet]'")
+        raise ValueError("Parquet files need the package pyarrow: pip install pyarrow")
 
 
 class Corpus:
@@ -42,7 +42,6 @@ class Corpus:
     def put(self, task: str, optimizer: str, runs: pd.DataFrame) -> None:
         """Store the runs of one task and optimizer: a reader sees all of them or none."""
         buffer = io.BytesIO()
-        needs_pyarrow()
         runs.to_parquet(buffer, index=False)
         write_bytes(self.folder / "runs" / f"{self._name(task, optimizer)}.parquet", buffer.getvalue())
 
@@ -55,8 +54,9 @@ class Corpus:
         """Keep the settings of a folder's first recording, and hold later ones to them.
 
         Raises:
-            ValueError: the folder holds runs of other settings.
+            ValueError: the folder holds runs of other settings, or runs could not be written.
         """
+        needs_pyarrow()  # before hours of recording, not after
         path = self.folder / "corpus.json"
         settings = json.loads(json.dumps({"format": FORMAT} | settings))
         if not path.exists():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +15,24 @@ _MOST_STEPS = 2**63
 """A `total_steps` is a number that a machine can count to."""
 
 
-def check_steps(total_steps: object) -> None:
-    """Refuse a `total_steps` that is neither None nor a whole number of at least 1."""
-    whole = isinstance(total_steps, int) and not isinstance(total_steps, bool) and 1 <= total_steps < _MOST_STEPS
-    if total_steps is not None and not whole:
-        raise ValueError(f"total_steps must be a whole number of at least 1, or None, got {total_steps!r}")
+def steps(total_steps: Any) -> int | None:
+    """A `total_steps` as a plain int, numpy's whole numbers too; refuses what is neither None nor at least 1."""
+    if total_steps is None:
+        return None
+    try:
+        number = 0 if isinstance(total_steps, bool) else index(total_steps)
+    except TypeError:
+        number = 0
+    if not 1 <= number < _MOST_STEPS:
+        hint = "; no learning rate is needed, lr= multiplies the learned one" if isinstance(total_steps, float) else ""
+        raise ValueError(f"total_steps must be a whole number of at least 1, or None, got {total_steps!r}{hint}")
+    return number
+
+
+def check_closure(closure: object) -> None:
+    """Refuse what cannot be called, a loss above all."""
+    if not callable(closure):
+        raise TypeError(f"closure must be a function, got {closure!r:.60}; a loss is given by name: step(loss=loss)")
 
 
 def check_options(lr: float | Tensor, weight_decay: float | None) -> None:

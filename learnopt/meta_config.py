@@ -49,6 +49,9 @@ class MetaTrainConfig(BaseModel):
     augment: bool = Field(True, description="wrap the sampled tasks in random augmentations")
     valid_every: int = Field(25, ge=1, description="meta-steps between evaluations on the validation suite")
     valid_steps: int = Field(300, ge=2, description="longest inner run on the validation suite")
+    kernel: bool = Field(
+        True, description="compiled kernel and recorded passes where there can be; false: torch's arithmetic throughout"
+    )
     checkpoint_minutes: float = Field(3.0, ge=0, description="0 saves after every meta-step")
     start_from: str | None = Field(None, description="name or path of an artifact to go on from")
 

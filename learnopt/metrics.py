@@ -45,6 +45,11 @@ def counted_loss(run: Run, which: str) -> float | None:
     return DIVERGED * initial if initial is not None and initial > 0 else None
 
 
+def best_loss(run: Run) -> float | None:
+    """The least validation loss along the way, as of someone who keeps the best weights; None without a finite one."""
+    return min((loss for _, loss, _ in run.validation if loss is not None), default=None)
+
+
 def smoothed(losses: Sequence[float | None], steps: int) -> Floats:
     """Trailing mean over 5 % of `steps`, shape `(K,)`; `inf` where the window is not full or holds a missing loss."""
     width = tail(steps)

@@ -64,7 +64,7 @@ class LearnedOptimizer(ReadOuts):
         maximize: bool = False,
         process_group: Any = None,
     ) -> None:
-        intake.check_steps(total_steps)
+        total_steps = intake.steps(total_steps)
         intake.check_options(lr, weight_decay)
         loaded = artifact.load(weights)
         self._meta: dict[str, Any] = {
@@ -104,6 +104,7 @@ class LearnedOptimizer(ReadOuts):
         """
         returned = None
         if closure is not None:
+            intake.check_closure(closure)
             with torch.enable_grad():
                 returned = closure()
             loss = returned if loss is None else loss

@@ -50,14 +50,17 @@ class QuickSteps:
         """
         grads = [p.grad for p in params]
         tensors = [x for state in states for x in (*(state[name] for name in MOMENTS), state["memory"])]
-        if library.load() is None or not all(map(_simple, (*params, *grads, *tensors, run))):
-            return False
-        shapes = [p.shape for p in params]
         key = (torch.get_num_threads(), *map(id, params))
         bound = self._bound.get(key)
+        if not all(map(_simple, (*params, *grads))) or library.load() is None:
+            return False
+        known = bound is not None and bound.knows(tensors, run)
+        if not known and not all(map(_simple, (*tensors, run))):
+            return False
+        shapes = [p.shape for p in params]
         if bound is None or bound.shapes != shapes:
-            bound = _Bound(params, meta["theta"])
-        if shapes != [g.shape for g in grads if g is not None] or not bound.knows(tensors):
+            bound, known = _Bound(params, meta["theta"]), False
+        if shapes != [g.shape for g in grads if g is not None] or not (known or bound.point(tensors, run)):
             return False
         if bound.size <= KEPT:
             while len(self._bound) >= _SETS and key not in self._bound:
@@ -71,8 +74,8 @@ class QuickSteps:
             return True
         if max(largest, 0.0 if told is None else abs(float(told))) > limit:
             return False
-        bound.take(params, states, groups, run)
-        bound.net.step(signed, told, horizon)
+        bound.take(groups)
+        bound.net.move(told, horizon)
         if meta["stop"] is not None:
             bound.net.follow(meta["stop"])
         torch.autograd.graph.increment_version(params)  # so that autograd notices, as after any in-place change
@@ -89,32 +92,34 @@ class _Bound:
         self.size = sum(p.numel() for p in params)
         self._options = in_place.Options(torch.ones(n), torch.full((n,), math.nan))
         self._set: list[float] = []
-        self._known: Sequence[Tensor | None] = [None] * (len(MOMENTS) + 1) * n
+        self._known: Sequence[Tensor] = ()
+        self._places: Sequence[int] = ()
         self.net = in_place.InPlaceNet(theta, layout, 1, self._options)
 
-    def knows(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether the parameters' states, `moments, memory` of one after the other, have the right shapes."""
-        if all(map(operator.is_, tensors, self._known)):
-            return True
-        places = len(MOMENTS) + 1
-        fits = all(t.shape == self.shapes[i // places] for i, t in enumerate(tensors) if i % places < len(MOMENTS))
-        if fits:
-            self._known = list(tensors)
-        return fits
+    def knows(self, tensors: Sequence[Tensor], run: Tensor) -> bool:
+        """Whether parameters, states (`moments, memory` of one after the other) and run are where they were."""
+        there = (*tensors, run)
+        same = len(self._known) == len(there) and all(map(operator.is_, there, self._known))
+        return same and self._places == [x.data_ptr() for x in (*self.params, *there)]
 
-    def take(
-        self, params: Sequence[Tensor], states: Sequence[Mapping[str, Tensor]], groups: Sequence[dict[str, Any]],
-        run: Tensor,
-    ) -> None:  # fmt: skip
-        """Point the kernel at things as they are now."""
+    def point(self, tensors: Sequence[Tensor], run: Tensor) -> bool:
+        """Point the kernel at things where they are now; False where shapes do not fit or memory was given back."""
+        each, places = len(MOMENTS) + 1, [x.data_ptr() for x in (*self.params, *tensors, run)]
+        moments = in_place.Moments(*(tensors[i::each] for i in range(len(MOMENTS))))
+        if 0 in places or any([x.shape for x in moment] != self.shapes for moment in moments):
+            return False
+        self.net.point(tensors[len(MOMENTS) :: each], run, self.params, moments)
+        self._known, self._places = (*tensors, run), places
+        return True
+
+    def take(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Tell the kernel what users have set, as it is now."""
         given = [math.nan if g["weight_decay"] is None else float(g["weight_decay"]) for g in groups]
         options = [float(g["lr"]) for g in groups] + given
         if options != self._set:  # also when NaN is among them: equal only as the same object
             for target, values in zip(self._options, (options[: len(groups)], given), strict=True):
                 target.copy_(torch.tensor(values))
             self._set = options
-        moments = in_place.Moments(*([state[name] for state in states] for name in MOMENTS))
-        self.net.point([state["memory"] for state in states], run, params, moments)
 
 
 def _simple(x: Tensor | None) -> bool:

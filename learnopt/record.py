@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from learnopt.baselines import SCHEDULES, multiplier
 from learnopt.batched_optimizers import RECIPES, Recipe
 from learnopt.task import Batch, Task, seed_of
-from learnopt.tuner import meta_features
+from learnopt.tuner import meta_features, probes
 from learnopt.unroll import Problem
 
 POINTS = 50
-"""Evenly spaced validations of a run, beside the one before the first step."""
+"""Evenly spaced validations of a full run, beside the one before the first step; shorter runs have `probes.POINTS`."""
 MOST_NUMBERS = 40_000_000
 """Parameters that runs which advance together may have, all together; more are recorded in parts."""
 
@@ -45,6 +45,9 @@ class RecordPlan:
         rates: number of log-spaced learning rates over a recipe's range; 0: the recipe's own.
         decays: number of weight decays, torch's default first; 0: all of the recipe's.
         metric: whether runs are validated by their task's metric, negated where larger is better, not by its loss.
+        schedules: names in `SCHEDULES`.
+        fractions: lengths of the runs as shares of the task's steps. Below 1, only cosine schedules of torch's default
+            decay are run, over their own length: a short run at a constant rate is the beginning of the long one.
     """
 
     optimizers: tuple[str, ...] = ("adamw", "sgd")
@@ -54,6 +57,8 @@ class RecordPlan:
     rates: int = 0
     decays: int = 0
     metric: bool = False
+    schedules: tuple[str, ...] = tuple(SCHEDULES)
+    fractions: tuple[float, ...] = (1.0,)
 
     def check(self) -> None:
         """Raise ValueError for what cannot be recorded."""
@@ -67,13 +72,21 @@ class RecordPlan:
             raise ValueError(f"decays must be at least 0, got {self.decays}")
         if self.rates < 0 or self.rates == 1:
             raise ValueError(f"rates must be 0 or at least 2, got {self.rates}")
+        other = [name for name in self.schedules if name not in SCHEDULES]
+        if other or not self.schedules:
+            raise ValueError(f"unknown schedule {', '.join(other)!r}; choose from: {', '.join(SCHEDULES)}")
+        if not self.fractions or any(not 0 < f <= 1 for f in self.fractions):
+            raise ValueError(f"fractions must be above 0 and at most 1, got {', '.join(map(str, self.fractions))}")
+        if min(self.fractions) < 1 and "cosine" not in self.schedules:
+            raise ValueError("fractions below 1 are of cosine schedules, which are not among the schedules")
 
-    def grid(self, optimizer: str) -> list[Configuration]:
-        """All configurations of an optimizer, rates fastest."""
+    def grid(self, optimizer: str, fraction: float = 1.0) -> list[Configuration]:
+        """All configurations of an optimizer's runs of that length, rates fastest."""
         recipe = RECIPES[optimizer]
         rates = recipe.rates if not self.rates else recipe.finer(self.rates)
-        decays = recipe.decays[: self.decays or None]
-        return [Configuration(*c) for c in itertools.product(decays, SCHEDULES, rates)]
+        decays = recipe.decays[: (self.decays or None) if fraction == 1 else 1]
+        schedules = self.schedules if fraction == 1 else ("cosine",)
+        return [Configuration(*c) for c in itertools.product(decays, schedules, rates)]
 
 
 class Configuration(NamedTuple):
@@ -87,10 +100,10 @@ class Configuration(NamedTuple):
 def record(task: Task, optimizer: str, plan: RecordPlan) -> pd.DataFrame:
     """Runs of `task`, one row each.
 
-    Columns: task, kind, datasets, optimizer, lr, schedule, weight_decay, seed, steps, batch_size, rows; valid_steps
-    and valid (the validation loss after so many steps, from 0), train (mean training loss of the steps between two
-    validations), as lists; `feature.NAME` for every meta-feature; with the plan's `metric` also metric, its name. A
-    loss that is not finite stays so.
+    Columns: task, kind, datasets, optimizer, lr, schedule, weight_decay, seed, fraction (length over the task's),
+    steps (the task's), batch_size, rows; valid_steps and valid (the validation loss after so many steps, from 0),
+    train (mean training loss of the steps between two validations), as lists; `feature.NAME` for every meta-feature;
+    with the plan's `metric` also metric, its name. A loss that is not finite stays so.
 
     Raises:
         TooSlow: it would take longer than the plan allows.
@@ -98,23 +111,9 @@ def record(task: Task, optimizer: str, plan: RecordPlan) -> pd.DataFrame:
     """
     if plan.metric and task.metric_name == "loss":
         raise NoMetric(f"{task.name} has no metric beside its loss")
-    steps, grid = min(task.steps, plan.most_steps), plan.grid(optimizer)
+    steps = min(task.steps, plan.most_steps)
     features = task_features(task, steps)
-    size = max(1, sum(p.numel() for p in task.build(0).parameters()))
-    share = max(1, MOST_NUMBERS // (size * plan.seeds))
-    parts = [grid[i : i + share] for i in range(0, len(grid), share)]
-    rows: list[dict[str, Any]] = []
-    for part in parts:
-        most_seconds = plan.most_seconds / len(parts)
-        curves = train_all(task, RECIPES[optimizer], part, plan.seeds, steps, most_seconds, plan.metric)
-        for i, run in enumerate(itertools.product(part, range(plan.seeds))):
-            configuration, seed = run
-            curve = {
-                "valid_steps": curves.at,
-                "valid": curves.valid[:, i].tolist(),
-                "train": curves.train[:, i].tolist(),
-            }
-            rows.append(configuration._asdict() | {"seed": seed} | curve)
+    rows = [row for fraction in plan.fractions for row in _runs(task, optimizer, plan, fraction, steps)]
     fixed: dict[str, Any] = {
         "task": task.name, "kind": task.kind, "datasets": ",".join(sorted(task.datasets)), "optimizer": optimizer,
         "steps": steps, "batch_size": meta_features.rows_of(task.batch(0, 0)), "rows": training_rows(task),
@@ -127,6 +126,28 @@ def record(task: Task, optimizer: str, plan: RecordPlan) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**fixed, **named)
 
 
+def _runs(task: Task, optimizer: str, plan: RecordPlan, fraction: float, steps: int) -> list[dict[str, Any]]:
+    """The runs of one length."""
+    grid, length = plan.grid(optimizer, fraction), probes.steps_of(fraction, steps)
+    size = max(1, sum(p.numel() for p in task.build(0).parameters()))
+    share = max(1, MOST_NUMBERS // (size * plan.seeds))
+    parts = [grid[i : i + share] for i in range(0, len(grid), share)]
+    allowed = plan.most_seconds * fraction / sum(plan.fractions) / len(parts)
+    at = probes.edges(length, POINTS if fraction == 1 else probes.POINTS)
+    rows: list[dict[str, Any]] = []
+    for part in parts:
+        curves = train_all(task, RECIPES[optimizer], part, plan.seeds, length, allowed, plan.metric, at)
+        for i, run in enumerate(itertools.product(part, range(plan.seeds))):
+            configuration, seed = run
+            curve = {
+                "valid_steps": curves.at,
+                "valid": curves.valid[:, i].tolist(),
+                "train": curves.train[:, i].tolist(),
+            }
+            rows.append(configuration._asdict() | {"seed": seed, "fraction": fraction} | curve)
+    return rows
+
+
 class Curves(NamedTuple):
     """What runs went through."""
 
@@ -135,16 +156,14 @@ class Curves(NamedTuple):
     train: Tensor  # (V - 1, N): mean over the steps between two validations
 
 
-def points(steps: int) -> list[int]:
-    """Steps after which a run is validated."""
-    return sorted({round(steps * i / POINTS) for i in range(POINTS + 1)})
-
-
 def train_all(
     task: Task, recipe: Recipe, grid: list[Configuration], seeds: int, steps: int, most_seconds: float = 0.0,
-    metric: bool = False,
+    metric: bool = False, at: list[int] | None = None,
 ) -> Curves:  # fmt: skip
     """Train every configuration with every seed; run `i * seeds + s` is configuration `i` with seed `s`.
+
+    Args:
+        at: steps after which runs are validated, from 0 to `steps`; None: at `POINTS` evenly spaced ones.
 
     Raises:
         TooSlow: the first steps say that it would take longer than `most_seconds` (unless 0).
@@ -155,7 +174,8 @@ def train_all(
     optimizer = recipe.make(params, torch.tensor([c.weight_decay for c in each]))
     base = torch.tensor([c.lr for c in each])
     cosine = torch.tensor([c.schedule == "cosine" for c in each])
-    at, watch = points(steps), _Watch(steps, most_seconds)
+    at = probes.edges(steps, POINTS) if at is None else at
+    watch = _Watch(steps, most_seconds, len(at))
     valid, sums, train = [problem.valid_losses(params)], torch.zeros(problem.n), []
     watch.validated()
     with torch.random.fork_rng(devices=[]):
@@ -201,8 +221,9 @@ def vectorised(task: Task, seeds: int, copies: int, metric: bool = False) -> Pro
 class _Watch:
     """Stops what would take too long."""
 
-    def __init__(self, steps: int, most_seconds: float) -> None:
-        self._steps, self._most, self._start, self._validation = steps, most_seconds, time.perf_counter(), 0.0
+    def __init__(self, steps: int, most_seconds: float, validations: int) -> None:
+        self._steps, self._most, self._validations = steps, most_seconds, validations
+        self._start, self._validation = time.perf_counter(), 0.0
 
     def validated(self) -> None:
         now = time.perf_counter()
@@ -210,7 +231,7 @@ class _Watch:
 
     def stepped(self, t: int) -> None:
         if t == 4 and self._most:
-            expected = (time.perf_counter() - self._start) / 5 * self._steps + POINTS * self._validation
+            expected = (time.perf_counter() - self._start) / 5 * self._steps + self._validations * self._validation
             if expected > self._most:
                 raise TooSlow(f"{expected:.0f} seconds expected, {self._most:.0f} allowed")
 

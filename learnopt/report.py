@@ -1,64 +1,28 @@
-"""What people read of a comparison: compare.json, report.md and the table on the terminal."""
+"""What a comparison leaves behind: compare.json and report.md."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from learnopt import devices
 from learnopt.atomic import write_bytes
-from learnopt.baselines import REGISTRY
 from learnopt.compare import Comparison
 from learnopt.figures import Runs, against_each, reference_of, summarise, task_rows
 from learnopt.provenance import commit
 from learnopt.run_store import RunStore
-from learnopt.training import DIVERGED, Run
+from learnopt.summary_table import COLUMNS, interval, label, number, percent
+from learnopt.training import DIVERGED, POINTS, Run
 
 JSON, MARKDOWN = "compare.json", "report.md"
 FORMAT = 1
-
-_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "validation ratio": lambda s: number(s["validation_ratio"]),
-    "training ratio": lambda s: number(s["train_ratio"]),
-    "tasks won": lambda s: percent(s["wins"]),
-    "won vs Adam": lambda s: percent(s["wins_adam"]),
-    "speed-up (IQM, 95 %)": lambda s: interval(s["speed_up"]),
-    "in seconds": lambda s: interval(s["wall_clock_speed_up"]),
-    "time/step": lambda s: number(s["seconds_ratio"]),
-    "memory": lambda s: number(s["memory_ratio"]),
-    "diverged": lambda s: str(s["diverged"]),
-}
-
-
-def number(value: float | None) -> str:
-    """Three significant digits, or n/a."""
-    if value is None:
-        return "n/a"
-    return f"{value:.2f}" if 0.1 <= abs(value) < 100 else f"{value:.3g}"
-
-
-def percent(value: float | None) -> str:
-    """A share as a percentage, or n/a."""
-    return "n/a" if value is None else f"{100 * value:.0f} %"
-
-
-def interval(value: dict[str, float] | None) -> str:
-    """A figure and its interval, or n/a."""
-    return "n/a" if value is None else f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
-
-
-def label(optimizer: str) -> str:
-    """What an optimizer is called in print."""
-    return REGISTRY[optimizer].label if optimizer in REGISTRY else optimizer
 
 
 def document(result: Comparison, command: str, cores: int, seconds: float) -> dict[str, Any]:
@@ -162,22 +126,6 @@ def write(entry: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
     return [folder / MARKDOWN, folder / JSON, *pictures]
 
 
-def terminal_table(entry: dict[str, Any]) -> Table:
-    """The summary for a terminal."""
-    table = Table(title=f"{len(entry['plan']['tasks'])} tasks, ratios to {label(entry['reference'])}")
-    table.add_column("optimizer", no_wrap=True)
-    for column in _COLUMNS:
-        table.add_column(column, justify="right")
-    for name, summary in entry["figures"].items():
-        cells = [of(summary) for of in _COLUMNS.values()]
-        table.add_row(label(name), *cells, style="bold" if _learned(name) else None)
-    return table
-
-
-def _learned(name: str) -> bool:
-    return name in REGISTRY and REGISTRY[name].learned
-
-
 def markdown(entry: dict[str, Any], pictures: Sequence[str]) -> str:
     """The whole report."""
     plan, reference = entry["plan"], label(entry["reference"])
@@ -206,8 +154,8 @@ def markdown(entry: dict[str, Any], pictures: Sequence[str]) -> str:
 
 
 def _summary_table(entry: dict[str, Any]) -> str:
-    body = [[label(name), *(of(s) for of in _COLUMNS.values())] for name, s in entry["figures"].items()]
-    return _grid(["optimizer", *_COLUMNS], body)
+    body = [[label(name), *(of(s) for of in COLUMNS.values())] for name, s in entry["figures"].items()]
+    return _grid(["optimizer", *COLUMNS], body)
 
 
 def _against_each(entry: dict[str, Any]) -> list[str]:
@@ -239,7 +187,9 @@ def _legend(entry: dict[str, Any], reference: str) -> str:
     )
     return (
         f"Ratios are final losses divided by {reference}'s with the same seed, geometric mean over seeds and tasks: "
-        "below 1 is better. Won: tasks with a validation ratio of at most 1. Training loss is the mean of the last 5 % "
+        "below 1 is better. Won: tasks with a validation ratio of at most 1. "
+        f"Best kept: the same of the least of {POINTS + 1} validation losses along each run, as for "
+        "someone who keeps the best weights (tuning went by final losses). Training loss is the mean of the last 5 % "
         f"of the steps. Speed-up: steps in which {reference} first reaches its own final smoothed training loss, over "
         "the steps needed to reach the same (never reached: 0), interquartile mean over tasks and seeds with a 95 % "
         "interval from a bootstrap over tasks, then seeds; in seconds: divided by the ratio of the time per step. "

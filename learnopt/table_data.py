@@ -142,8 +142,14 @@ class TargetEncoder:
                 raise ValueError(f"{location}: the target {name!r} never changes")
             return
         labels = np.unique(self._words(column))
-        if not 2 <= len(labels) <= min(MAX_CLASSES, len(column) // 2):
-            raise ValueError(f"{location}: the target {name!r} has {len(labels)} classes in {len(column)} rows")
+        if len(labels) == 1:
+            raise ValueError(f"{location}: the target {name!r} never changes: it is always {labels[0]!r}")
+        most = min(MAX_CLASSES, len(column) // 2)
+        if len(labels) > most:
+            raise ValueError(
+                f"{location}: the target {name!r} has {len(labels)} classes in {len(column)} rows, such as "
+                f"{str(labels[0])[:40]!r}: at most {most} can be told apart"
+            )
         self.labels, self.outputs = [str(label) for label in labels], len(labels)
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -49,6 +49,11 @@ class Task(ABC):
     def batch(self, seed: int, step: int) -> Batch:
         """Training batch number `step` of the stream `seed`: the same tensors at every call."""
 
+    def batches(self, seeds: Sequence[int], step: int) -> Batch:
+        """`batch` of several streams, stacked: `(len(seeds), B, ...)`; to be overridden where that is quicker."""
+        each = [self.batch(seed, step) for seed in seeds]
+        return tuple(torch.stack(parts) for parts in zip(*each, strict=True))
+
     @abstractmethod
     def validation(self) -> Batch:
         """The whole validation set (a fixed, capped sample) as one batch, disjoint from the training rows."""
@@ -64,7 +69,7 @@ class Task(ABC):
     def build(self, seed: int) -> nn.Module:
         """The model with its initialisation number `seed`; torch's global random state is left as found."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of("init", self.name, seed))
+            torch.default_generator.manual_seed(seed_of("init", self.name, seed))
             return self._module()
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,13 @@ from learnopt import meta_network, rule
 from learnopt.devices import moved
 from learnopt.kernels import in_place
 from learnopt.layout import Layout
+from learnopt.replay import Replay, record, signature
 from learnopt.task import Batch, Task, seed_of
+
+RECORD_FROM = 40
+"""Unrolls of at least so many steps record their passes first, which takes about as long as 30 steps gain."""
+_RECORDINGS = 4
+"""Shapes of batches that one problem records; the steps of the others go without."""
 
 
 class Runs(NamedTuple):
@@ -60,12 +66,17 @@ class Problem:
 
     Args:
         vectorise: False runs one after the other, for models that `vmap` cannot take.
+        kernel: True: where no graph to theta is wanted, `unroll` advances the rule by the compiled kernel if there is
+            one, and records the networks' passes if there are `RECORD_FROM` steps. False: the slow truth of both.
     """
 
     def __init__(
-        self, task: Task, seeds: list[int], copies: int = 1, *, vectorise: bool = True, device: str = "cpu"
-    ) -> None:
+        self, task: Task, seeds: list[int], copies: int = 1, *, vectorise: bool = True, device: str = "cpu",
+        kernel: bool = True,
+    ) -> None:  # fmt: skip
         self.task, self.seeds, self.copies, self.device = task, seeds, copies, torch.device(device)
+        self.kernel, self._vectorise = kernel, vectorise
+        self._recordings: dict[Any, Replay | None] = {}
         models = [task.build(s) for s in seeds]
         each = [dict(_Loss(task, m).named_parameters()) for m in models]
         self._names = [n for n, p in each[0].items() if p.requires_grad]
@@ -88,14 +99,44 @@ class Problem:
 
     def batch(self, step: int) -> Batch:
         """Batch number `step` of every run: tensors of shape `(N, B, ...)`."""
-        each = [self.task.batch(s, step) for s in self.seeds]
-        stacked = [torch.stack(list(parts)) for parts in zip(*each, strict=True)]
-        return tuple(b.repeat(self.copies, *[1] * (b.dim() - 1)).to(self.device) for b in stacked)
+        batch = self.task.batches(self.seeds, step)
+        return tuple(torch.cat([x] * self.copies) if self.copies > 1 else x for x in moved(batch, self.device))
 
     def losses(self, params: list[Tensor], batch: Batch) -> Tensor:
         """Training loss of every run, shape `(N,)`."""
         self._module.train()
         return self._run(params, batch, [0] * len(batch))
+
+    def gradients(
+        self, params: list[Tensor], batch: Batch, *, graph: bool = False, recorded: bool = False
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Training loss of every run, `(N,)`, and its gradients.
+
+        Args:
+            params: require gradients.
+            graph: keep the graph of both.
+            recorded: replay a recording, made in the first step, where there can be one.
+        """
+        replay = self._recording(params, batch) if recorded else None
+        if replay is not None:
+            replayed, *found = replay(*params, *batch)
+            return replayed, found
+        loss = self.losses(params, batch)
+        grads = torch.autograd.grad(loss.sum(), params, create_graph=graph, allow_unused=True)
+        return loss if graph else loss.detach(), grads
+
+    def _recording(self, params: list[Tensor], batch: Batch) -> Replay | None:
+        key = signature(batch)
+        if key not in self._recordings and len(self._recordings) < _RECORDINGS and self._vectorise:
+            count = len(params)
+
+            def passes(*arguments: Tensor) -> tuple[Tensor, ...]:
+                given = list(arguments[:count])
+                loss, grads = self.gradients(given, arguments[count:])
+                return loss, *(torch.zeros_like(p) if g is None else g for g, p in zip(grads, given, strict=True))
+
+            self._recordings[key] = record(passes, [*params, *batch])
+        return self._recordings.get(key)
 
     def valid_losses(self, params: list[Tensor], *, differentiable: bool = False) -> Tensor:
         """Validation loss of every run, shape `(N,)`, with dropout off; with a graph only when `differentiable`."""
@@ -151,9 +192,16 @@ class _TorchRuns:
         return self._state
 
 
+def _seed(device: torch.device, seed: int) -> None:
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)  # what torch.manual_seed does besides takes 30 times as long
+    else:
+        torch.manual_seed(seed)
+
+
 def unroll(
     problem: Problem, theta: Tensor, runs: Runs, start: int, stop: int, telling: Telling,
-    *, valid_at: tuple[int, ...] = (), differentiable: bool = False, compiled: bool | None = None,
+    *, valid_at: tuple[int, ...] = (), differentiable: bool = False,
     nudges: Tensor | None = None, record: bool = False,
 ) -> tuple[Runs, Trajectory]:  # fmt: skip
     """Take steps `start` to `stop` (exclusive) of all runs with the rule of `theta`.
@@ -162,29 +210,28 @@ def unroll(
         theta: meta-weights, `(SIZE,)` for all runs or `(N, SIZE)`, on any device, like `nudges`.
         valid_at: step counts (in `start + 1 .. stop`) after which the validation loss is measured.
         differentiable: keep the graph from theta to the losses (memory grows with the number of steps).
-        compiled: use the compiled kernel; None: where it is available and no graph is wanted.
         nudges: added to the raw outputs per tensor, `(K, N, n, len(OUTPUTS))`; None for nothing.
         record: keep what the rule saw of the tensors.
 
     Randomness inside the model (dropout) is seeded from the problem's seeds and the step.
     """
-    if compiled is None:
-        compiled = not differentiable and in_place.available(runs.params)
+    quick = problem.kernel and not differentiable
+    recorded = quick and stop - start >= RECORD_FROM
     theta, nudges = moved((theta, nudges), problem.device)
     losses, columns, seen, valid = [], [], [], []
     moving: _TorchRuns | in_place.InPlaceRuns
-    if compiled:
-        moving = in_place.InPlaceRuns(theta, problem.layout, runs.params, runs.state, record=record)
+    if quick and in_place.available(runs.params):
+        moving = in_place.InPlaceRuns(theta, problem.layout, runs.params, runs.state)
     else:
         moving = _TorchRuns(theta, problem.layout, runs, differentiable)
     with torch.random.fork_rng(devices=[]):
         for t in range(start, stop):
-            torch.manual_seed(seed_of("inner", problem.seeds[0], t))
-            loss = problem.losses(moving.params, problem.batch(t))
-            grads = torch.autograd.grad(loss.sum(), moving.params, create_graph=differentiable, allow_unused=True)
+            _seed(problem.device, seed_of("inner", problem.seeds[0], t))
+            batch = problem.batch(t)
+            loss, grads = problem.gradients(moving.params, batch, graph=differentiable, recorded=recorded)
             nudge = None if nudges is None else nudges[t - start]
             moving.step(grads, loss if telling.loss else None, float(telling.horizon), nudge)
-            losses.append(loss if differentiable else loss.detach())
+            losses.append(loss)
             columns.append(moving.columns.clone())
             if record:
                 seen.append(moving.tensor_columns.clone())

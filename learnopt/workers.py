@@ -49,15 +49,17 @@ def _estimate(estimator: Estimator, theta: Tensor, spec: EpisodeSpec, carry: dic
     return estimator.estimate(theta, episode(spec, _source, _device), carry)
 
 
-def _validate(theta: Tensor, index: int, steps: int, seeds: int) -> tuple[str, float]:
+def _validate(theta: Tensor, index: int, steps: int, seeds: int, kernel: bool) -> tuple[str, float]:
     assert _source is not None
     task = _source.validation()[index]
-    return task.name, validation_loss(task, theta, min(steps, task.steps), seeds, _device)
+    return task.name, validation_loss(task, theta, min(steps, task.steps), seeds, _device, kernel=kernel)
 
 
-def validation_loss(task: Task, theta: Tensor, steps: int, seeds: int, device: str = "cpu") -> float:
-    """Mean meta-loss of unperturbed runs on one task."""
-    problem = Problem(task, [seed_of("valid", i) for i in range(seeds)], device=device)
+def validation_loss(
+    task: Task, theta: Tensor, steps: int, seeds: int, device: str = "cpu", *, kernel: bool = True
+) -> float:
+    """Mean meta-loss of unperturbed runs on one task; `device` and `kernel` as in `Problem`."""
+    problem = Problem(task, [seed_of("valid", i) for i in range(seeds)], device=device, kernel=kernel)
     points = objective.valid_at(0, steps, steps)
     _, trajectory = unroll(problem, theta, problem.begin(), 0, steps, Telling(steps), valid_at=points)
     return float(objective.meta_loss(trajectory, trajectory.losses[0].median()).mean())
@@ -129,7 +131,7 @@ class Pool:
     def _scores(
         self, theta: Tensor, config: MetaTrainConfig, seeds: int, tasks: Iterable[int]
     ) -> list[tuple[str, float]]:
-        futures = [self._executor.submit(_validate, theta, i, config.valid_steps, seeds) for i in tasks]
+        futures = [self._executor.submit(_validate, theta, i, config.valid_steps, seeds, config.kernel) for i in tasks]
         return [f.result() for f in futures]
 
     @property

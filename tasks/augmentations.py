@@ -5,7 +5,8 @@ Weight reparametrisation changes the unit of the weights that an optimizer sees 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -65,6 +66,10 @@ class Wrapped(Task):
 
     def batch(self, seed: int, step: int) -> Batch:
         return self.inner.batch(seed, step)
+
+    def batches(self, seeds: Sequence[int], step: int) -> Batch:
+        untouched = type(self).batch is Wrapped.batch
+        return self.inner.batches(seeds, step) if untouched else super().batches(seeds, step)
 
     def validation(self) -> Batch:
         return self.inner.validation()
@@ -150,11 +155,16 @@ class BatchSize(Wrapped):
             raise ValueError(f"rows must be at least 1, got {rows}")
         self.rows = rows
 
+    @cached_property
+    def _parts(self) -> int:
+        return -(-self.rows // len(self.inner.batch(0, 0)[0]))
+
     def batch(self, seed: int, step: int) -> Batch:
-        have = self.inner.batch(seed, 0)[0].shape[0]
-        parts = -(-self.rows // have)
-        batches = [self.inner.batch(seed, step * parts + i) for i in range(parts)]
-        return tuple(torch.cat(tensors)[: self.rows] for tensors in zip(*batches, strict=True))
+        return tuple(part[0] for part in self.batches([seed], step))
+
+    def batches(self, seeds: Sequence[int], step: int) -> Batch:
+        drawn = [self.inner.batches(seeds, step * self._parts + i) for i in range(self._parts)]
+        return tuple(torch.cat(tensors, 1)[:, : self.rows] for tensors in zip(*drawn, strict=True))
 
 
 def augment(task: Task, rng: np.random.Generator) -> Task:

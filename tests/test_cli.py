@@ -92,6 +92,28 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(command in out for command in ("compare", "report", "meta-train"))
 
 
+def test_what_cannot_be_resumed_does_not_say_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("learnopt.cli_inspect.artifact.load", interrupted)
+    assert run(["inspect"]) == 130
+    assert capsys.readouterr().err == "learnopt: interrupted\n"
+
+
+def test_files_that_cannot_be_written_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "a/b.json")
+
+    monkeypatch.setattr("learnopt.cli_inspect.artifact.load", full)
+    assert run(["inspect"]) == 2
+    assert capsys.readouterr().err == "learnopt: error: a/b.json: No space left on device\n"
+
+
 def test_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "learnopt", "compare", "--tasks", "cancer-mlp,diabetes-mlp", "--seeds", "9"]
     process = subprocess.Popen(

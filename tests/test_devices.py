@@ -193,8 +193,8 @@ def test_a_run_on_the_cpu_is_stored_as_before_there_was_a_choice() -> None:
 
 @needs_gpu
 def test_a_gpu_gives_what_the_cpu_gives() -> None:
-    here, there = (Problem(ToyTask(), [0, 1], device=d) for d in ("cpu", "cuda"))
-    _, slow = unroll(here, THETA, here.begin(), 0, 8, Telling(8), valid_at=(8,), compiled=False)
+    here, there = (Problem(ToyTask(), [0, 1], device=d, kernel=d == "cuda") for d in ("cpu", "cuda"))
+    _, slow = unroll(here, THETA, here.begin(), 0, 8, Telling(8), valid_at=(8,))
     _, fast = unroll(there, THETA, there.begin(), 0, 8, Telling(8), valid_at=(8,))
     torch.testing.assert_close(fast.losses, slow.losses, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(fast.valid, slow.valid, rtol=1e-3, atol=1e-5)

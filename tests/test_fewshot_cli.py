@@ -76,12 +76,27 @@ def test_omniglot_runs_on_folders_and_leaves_shared_alphabets_out(
         assert run([*command, "--tasks", "3", "--out", str(out)]) == 0
     record = json.loads((out / "omniglot.json").read_text())
     found = {row["entry"] for row in record["rows"]}
-    assert found == {"raw-pixels", "prototypical", "siamese", "scratch", "pretrain", "maml", "anil", "reptile"}
+    learners = {"maml", "anil", "reptile", "metalstm"}
+    assert found == {"raw-pixels", "prototypical", "siamese", "scratch", "pretrain"} | learners
     assert all("8 classes" in c["test"]["5-way 1-shot"] for c in record["cells"])  # Greek is left out
     assert [row["entry"] for row in record["verification"]] == ["siamese", "siamese"]
     assert "AUC" in capsys.readouterr().out
     assert run(["fewshot", "omniglot", str(train), str(tmp_path / "train"), "--out", str(out)]) == 2
-    assert "has no alphabet that" in capsys.readouterr().err
+    assert "has no alphabet or class that" in capsys.readouterr().err
+
+
+def test_plain_folders_of_classes_will_do(tmp_path: Path) -> None:
+    for part, classes in (("train", "abcde"), ("test", "efghi")):
+        for i, name in enumerate(classes):
+            (tmp_path / part / name).mkdir(parents=True)
+            for j in range(20):
+                Image.new("L", (8, 8), 10 * i + j).save(tmp_path / part / name / f"{j}.png")
+        (tmp_path / part / "__MACOSX").mkdir()
+        (tmp_path / part / "__MACOSX" / "0.png").write_bytes(b"no image")
+    words = ["--ways", "3", "--size", "8", "--learners", "raw-pixels", "--tasks", "3", "--out", str(tmp_path / "out")]
+    assert run(["fewshot", "omniglot", str(tmp_path / "train"), str(tmp_path / "test"), *words]) == 0
+    record = json.loads((tmp_path / "out" / "omniglot.json").read_text())
+    assert all("4 classes" in c["test"]["3-way 1-shot"] for c in record["cells"])  # e is in both
 
 
 def test_glyphs_are_drawn_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from learnopt.fewshot.episode import Episode
 from learnopt.fewshot.l2l import losses, windows
 from learnopt.fewshot.l2l_report import Setting, crossing, learned_row, shipped_rows
 from learnopt.fewshot.learned import LearnedRule
+from learnopt.fewshot.lstm_rule import KEPT, Moments
 from learnopt.fewshot.meta_lstm import GateRule
 from learnopt.fewshot.optimizees import DigitsMLP, Quadratics
 from learnopt.fewshot.rules import SGD, Params
@@ -87,7 +88,7 @@ def test_training_cuts_the_graph_where_it_says() -> None:
     assert all(torch.allclose(learner.theta[n], plain.theta[n], atol=1e-7) for n in plain.theta)
 
 
-@pytest.mark.parametrize("rule", [LSTMRule(hidden=3), GateRule(0.1, hidden=3)])
+@pytest.mark.parametrize("rule", [LSTMRule(hidden=3), LSTMRule(hidden=3, inputs="moments"), GateRule(0.1, hidden=3)])
 def test_meta_gradient_equals_finite_differences(rule: Any) -> None:
     """On linear losses, where constant gradients are no approximation."""
     params = {"a": torch.randn(2, 2, dtype=torch.double), "b": torch.randn(3, dtype=torch.double)}
@@ -128,7 +129,7 @@ def test_open_and_closed_gates_are_gradient_descent() -> None:
 def test_meta_lstm_learns_ratings_and_leaves_its_model_alone() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(30, 4), nn.Linear(4, 1))
-    learner, source = MetaLSTM(model, 0.1, 3, meta_lr=2e-2, clip=1.0), Ratings(items=30, rank=2)
+    learner, source = MetaLSTM(model, 0.3, 3, meta_lr=2e-2, clip=1.0), Ratings(items=30, rank=2)
     before = learner.evaluate(source, 100).losses[:, -1].mean()
     loss = learner.meta_loss(source.draw(0, 3))
     gradients = torch.autograd.grad(loss, list(learner.slow().values()))
@@ -141,6 +142,46 @@ def test_meta_lstm_learns_ratings_and_leaves_its_model_alone() -> None:
     adapted = learner.adapt(e.support_x[0], e.support_y[0])
     assert all(torch.equal(p, kept[n]) for n, p in model.named_parameters())
     assert not torch.equal(adapted[1].weight, model[1].weight)  # type: ignore[union-attr,index]
+
+
+def test_gates_learn_at_a_rate_of_their_own() -> None:
+    torch.manual_seed(0)
+    learner = MetaLSTM(nn.Linear(1, 1), 0.1, 3, hidden=3, meta_lr=1e-2, gate_share=0.25)
+    before = {n: p.detach().clone() for n, p in learner.slow().items()}
+    x = torch.randn(2, 3, 1)
+    learner.fit([Episode(x[0], x[0] ** 2, x[1], x[1] ** 2)], 1, progress=False)
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in learner.slow().items()}
+    for name, step in moved.items():  # Adam's first step is as long as its rate
+        assert step == pytest.approx(0.25e-2 if name.startswith("rule.") else 1e-2, rel=1e-2), name
+    assert learner.settings()["gate_share"] == 0.25
+
+
+def test_inputs_by_moments_do_not_depend_on_the_scale_of_the_loss() -> None:
+    """The rule moves alike where a loss is a thousandth of another."""
+    rule, params = LSTMRule(hidden=4, inputs="moments"), {"w": torch.randn(5)}
+    theta = rule.theta(params)
+    ends = []
+    for factor in (1.0, 1e-3):
+        p, state = params, rule.init(params)
+        for t in range(6):
+            grads = {"w": factor * torch.tensor([1.0, -2.0, 0.1, 10.0, 0.0]) * (-0.7) ** t}
+            p, state = rule.step(theta, p, grads, state, torch.tensor(0.0))
+        ends.append(p["w"])
+    assert torch.allclose(ends[0], ends[1], atol=1e-6)
+    assert not torch.allclose(ends[0], params["w"], atol=1e-4)
+
+
+def test_moments_are_adams_and_tell_how_far_gradients_fell() -> None:
+    seen = Moments(*torch.zeros(3, 2), torch.zeros(()))
+    gradients = [torch.tensor([3.0, 0.0]) * 10.0**-t for t in range(3)]
+    for g in gradients:
+        seen = seen.after(g)
+    weights = torch.tensor([KEPT**2, KEPT, 1.0]) / (KEPT**2 + KEPT + 1)
+    means = [float(sum(w * g[0] ** k for w, g in zip(weights, gradients, strict=True))) for k in (1, 2)]
+    expected = [means[0] / means[1] ** 0.5, 0.03 / means[1] ** 0.5, 0.5 * math.log10(means[1] / 9)]
+    found = seen.inputs(gradients[-1])
+    assert found[0].tolist() == pytest.approx(expected, rel=1e-4)
+    assert found[1].tolist() == [0, 0, 0]
 
 
 def test_best_possible_of_ratings_is_ridge_regression_and_a_bound() -> None:
@@ -229,6 +270,8 @@ def wrong_shape() -> Episode:
         (lambda: L2L(LSTMRule(), SMALL, horizon=50, window=20), "multiple of window, got 50 and 20"),
         (lambda: L2L(LSTMRule(), SMALL, objective="sum"), "one of mean, log-mean, log, got 'sum'"),
         (lambda: LSTMRule(hidden=0), "hidden must be at least 1, got 0"),
+        (lambda: LSTMRule(inputs="moment"), "inputs must be one of log, moments, got 'moment'"),
+        (lambda: MetaLSTM(nn.Linear(1, 1), gate_share=0.0), "gate_share must be a positive number, got 0.0"),
         (lambda: GateRule(lr=1.0), "below 1, as a gate is, got 1.0"),
         (lambda: DigitsMLP(activation="gelu"), "one of sigmoid, relu, tanh, got 'gelu'"),
         (lambda: Quadratics(0), "size must be at least 1, got 0"),

@@ -79,7 +79,10 @@ def test_an_interrupted_fit_goes_on_exactly(name: str, tmp_path: Path) -> None:
 def test_a_finished_fit_is_not_repeated(tmp_path: Path) -> None:
     learner = MAML(network(), 0.1, 1)
     learner.fit(Lines(), 3, out=tmp_path, progress=False)
-    after = slow(learner)
+    after, spent = slow(learner), learner.cpu_seconds
+    again = MAML(network(), 0.1, 1)
+    again.fit(Lines(), 3, out=tmp_path, progress=False)
+    assert again.cpu_seconds == spent  # of all sessions
     assert len(learner.fit(Lines(), 3, out=tmp_path, progress=False)) == 3
     assert all(torch.equal(p, after[n]) for n, p in slow(learner).items())
     assert len(learner.fit(Lines(), 5, out=tmp_path, progress=False)) == 5  # but it can be made longer

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fewshot_toy import Blobs, classifier
 from torch import nn
+from torch.nn import functional
 
 from learnopt.fewshot import Episode, Prototypical, Siamese
 from learnopt.fewshot.baselines import Pretrained, RawPixels, Scratch, pretrain_classifier
@@ -33,6 +34,16 @@ def test_siamese_scores_are_mean_pair_logits() -> None:
     pairs = 1.0 - 2.0 * torch.cdist(learner.model(q), learner.model(x))
     expected = torch.stack([pairs[:, y == k].mean(1) for k in range(3)], 1)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_siamese_pairs_that_are_alike_and_others_count_alike() -> None:
+    e, learner = Blobs(shots=2).draw(0, 2), Siamese(classifier(8))
+    each = []
+    for k in range(2):
+        logits = 1.0 - torch.cdist(learner.model(e.query_x[k]), learner.model(e.support_x[k]))
+        same = e.query_y[k][:, None] == e.support_y[k]
+        each.append((functional.softplus(-logits[same]).mean() + functional.softplus(logits[~same]).mean()) / 2)
+    torch.testing.assert_close(learner.meta_loss(e), torch.stack(each).mean(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [Prototypical, Siamese])

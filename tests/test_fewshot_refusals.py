@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -53,6 +54,7 @@ BAD_EPISODES = {
     "nan examples": (wrong(query_x=nan_at(E.query_x)), "query examples must be finite, got 1 of 96"),
     "lengths": (wrong(support_y=E.support_y[:, :2]), r"support has examples of shape \(2, 6, 4\) but labels of shape"),
     "empty": (wrong(query_x=E.query_x[:, :0], query_y=E.query_y[:, :0]), "query set must hold at least one example"),
+    "label beyond": (wrong(query_y=E.query_y + 1), r"the model has . outputs, for labels 0 to .; got label"),
     "no tensor": (wrong(query_y=[0, 1]), "query labels must be a tensor, got list"),  # type: ignore[arg-type]
 }
 
@@ -117,3 +119,41 @@ def test_a_parameter_without_a_part_is_named() -> None:
     model.register_parameter("idle", nn.Parameter(torch.zeros(2)))
     with pytest.raises(ValueError, match=r"parameter 'model\.idle' has no part in the meta-loss"):
         Prototypical(model).fit(Blobs(), 1, progress=False)
+
+
+def quantities(flat: bool) -> list[Episode]:
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(3, 6, 4, generator=g), torch.randn(3, 6, 1, generator=g)
+    return [Episode(a, b[:, 0] if flat else b, a, b[:, 0] if flat else b) for a, b in zip(x, y, strict=True)]
+
+
+def test_targets_may_be_flat() -> None:
+    torch.manual_seed(0)
+    first = nn.Linear(4, 1)
+    rows = [MAML(copy.deepcopy(first), 0.1, 1).fit(quantities(flat), 2, progress=False) for flat in (True, False)]
+    assert rows[0] == rows[1]
+    with pytest.raises(ValueError, match=r"outputs have shape \(6, 2\), the targets \(6,\)"):
+        MAML(nn.Linear(4, 2), 0.1, 1).fit(quantities(True), 1, progress=False)
+
+
+@pytest.mark.parametrize("kind", [Prototypical, Siamese])
+def test_queries_of_classes_without_support_are_refused(kind: type[Prototypical] | type[Siamese]) -> None:
+    learner = kind(nn.Linear(4, 2))
+    episode = Episode(*(part[0] for part in wrong(query_y=E.query_y + 1)))
+    with pytest.raises(ValueError, match=r"queries have label ., the support sets only 0 to"):
+        learner.fit([episode], 1, progress=False)
+
+
+def test_classes_of_pixels_are_counted_along_their_own_dimension() -> None:
+    class Pixels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(1, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x)
+
+    x, y = torch.randn(3, 1, 2, 2), torch.full((3, 2, 2), 4)
+    assert isinstance(MAML(Pixels(), 0.1, 1).adapt(x, y), Pixels)
+    with pytest.raises(ValueError, match="the model has 5 outputs, for labels 0 to 4; got label 5"):
+        MAML(Pixels(), 0.1, 1).adapt(x, y + 1)

@@ -112,8 +112,9 @@ def test_batch_holds_regret_and_its_loss_is_that_of_a_plain_loop() -> None:
     found = advantages(pay, whole, 0.9, 0.7)
     assert torch.allclose(batch.targets, (found + whole - usual[:, None]) / 2, atol=1e-5)
     assert torch.allclose(batch.advantages, (found - found.mean()) / (found.std() + 1e-8), atol=1e-5)
-    learner.network = shaken(seed=1)  # another policy than the one that played
-    expected = 0.0
+    learner.network = shaken(seed=1)  # another policy than the one that played, by far
+    batch = batch._replace(log_probabilities=batch.log_probabilities + torch.linspace(-0.6, 0.6, 20).reshape(4, 5))
+    expected, clipped = 0.0, 0
     logits, values = (x.detach() for x in learner.network(seen)[:2])
     for t in range(4):
         for n in range(5):
@@ -121,8 +122,10 @@ def test_batch_holds_regret_and_its_loss_is_that_of_a_plain_loop() -> None:
             ratio = float(p[played.actions[t, n]] / batch.log_probabilities[t, n].exp())
             a = float(batch.advantages[t, n])
             gain = min(ratio * a, min(max(ratio, 1 - CLIP), 1 + CLIP) * a)
+            clipped += gain != ratio * a
             spread = -float((p * p.log()).sum())
             expected += VALUE * float(values[t, n] - batch.targets[t, n]) ** 2 - gain - 0.3 * spread
+    assert 0 < clipped < 20
     assert learner.loss(batch, 0.3).item() == pytest.approx(expected / 20, rel=1e-4)
 
 

@@ -144,6 +144,15 @@ def omniglot_like(folder: Path) -> None:
     (folder / "images" / "notes.txt").write_text("not an image")
 
 
+def test_arrays_will_do() -> None:
+    x, y = np.random.default_rng(0).standard_normal((30, 4)), np.arange(30) % 5
+    drawn = FewShot(x, y, 3, 2, 2).draw(1, 4)
+    same = FewShot(torch.from_numpy(x).float(), torch.from_numpy(y), 3, 2, 2).draw(1, 4)
+    assert all(torch.equal(a, b) for a, b in zip(drawn, same, strict=True))
+    with pytest.raises(ValueError, match="labels must be numbers, got dtype <U"):
+        FewShot(x, y.astype(str), 3, 2, 2)
+
+
 @pytest.mark.parametrize("archive", [False, True])
 def test_omniglots_own_layout_is_read(tmp_path: Path, archive: bool) -> None:
     omniglot_like(tmp_path / "tree")

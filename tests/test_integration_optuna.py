@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
 
@@ -51,6 +53,22 @@ def test_the_sampler_tries_the_list_first() -> None:
     listed = [(c.lr, c.schedule) for c in load("adamw").portfolio[:4]]
     assert [(t.params["lr"], t.params["schedule"]) for t in study.trials[:4]] == listed
     assert len({t.params["lr"] for t in study.trials[4:]} - {lr for lr, _ in listed}) > 1
+
+
+def test_the_list_comes_before_what_is_sampled_together() -> None:
+    class Together(optuna.samplers.RandomSampler):
+        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+            return {"lr": FloatDistribution(1e-6, 1.0, log=True), "width": FloatDistribution(1.0, 2.0)}
+
+        def sample_relative(self, study: Any, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
+            return {name: d.low for name, d in search_space.items()}
+
+    study = optuna.create_study(sampler=LearnedSampler(Together(), count=2))
+    for expected in (*(p["lr"] for p in proposals(count=2)), 1e-6):
+        trial = study.ask()
+        assert trial.suggest_float("lr", 1e-6, 1.0, log=True) == expected
+        assert trial.suggest_float("width", 1.0, 2.0) == 1.0
+        study.tell(trial, 1.0)
 
 
 def test_values_out_of_range_are_left_to_the_other_sampler() -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
+import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -41,7 +40,7 @@ def test_kernel_equals_rule(horizon: float, withheld: bool, shared: bool) -> Non
     scale = torch.tensor([0.0, *[0.3] * (len(SHAPES) - 1)])  # one tensor starts at zero
     params = [s * torch.randn(n, *shape, generator=g) for s, shape in zip(scale, SHAPES, strict=True)]
     state = rule.init_state(layout, params)
-    fast = in_place.InPlaceRuns(theta, layout, params, state, record=True)
+    fast = in_place.InPlaceRuns(theta, layout, params, state)
     for t in range(35):
         grads: list[Tensor | None] = [torch.randn(n, *s, generator=g) for s in SHAPES]
         if t == 3:
@@ -90,17 +89,21 @@ def test_what_it_is_given_stays_as_it_was() -> None:
     problem = Problem(ToyTask(), [1, 2])
     before = [p.clone() for p in problem.start]
     runs = problem.begin()
-    unroll(problem, thetas(2), runs, 0, 5, Telling(5), compiled=True)
+    unroll(problem, thetas(2), runs, 0, 5, Telling(5))
     assert all(torch.equal(a, b) for a, b in zip(before, problem.start, strict=True))
     assert int(runs.state.step) == 0
     assert not runs.state.history.number.any()
 
 
 @needs_compiler
-@pytest.mark.parametrize("told", [20, 0])
-def test_unroll_in_one_go_equals_two_windows_and_the_torch_path(told: int) -> None:
+@pytest.mark.parametrize(("told", "record_from"), [(20, 100), (0, 100), (20, 8)])
+def test_unroll_in_one_go_equals_two_windows_and_the_torch_path(
+    told: int, record_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("learnopt.unroll.RECORD_FROM", record_from)
     problem, theta = Problem(ToyTask(), [1, 2]), thetas(2)
-    _, slow = unroll(problem, theta, problem.begin(), 0, 20, Telling(told), valid_at=(20,), compiled=False)
+    plain = Problem(ToyTask(), [1, 2], kernel=False)
+    _, slow = unroll(plain, theta, plain.begin(), 0, 20, Telling(told), valid_at=(20,))
     _, whole = unroll(problem, theta, problem.begin(), 0, 20, Telling(told), valid_at=(20,))
     half, first = unroll(problem, theta, problem.begin(), 0, 8, Telling(told))
     _, rest = unroll(problem, theta, half, 8, 20, Telling(told), valid_at=(20,))
@@ -151,8 +154,8 @@ def train(model: Wide, weights: str, steps: int = 12) -> tuple[list[Tensor], Lea
 @needs_compiler
 def test_optimizer_with_the_kernel_equals_the_one_without(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    real = InPlaceNet.step
-    monkeypatch.setattr(InPlaceNet, "step", lambda *a: taken.append(1) or real(*a))
+    real = InPlaceNet.move
+    monkeypatch.setattr(InPlaceNet, "move", lambda *a: taken.append(1) or real(*a))
     fast, a = train(Wide(), weights)
     assert len(taken) == 12
     monkeypatch.setattr(inner_step.in_place, "available", lambda tensors: False)
@@ -171,7 +174,7 @@ def test_optimizer_with_the_kernel_equals_the_one_without(weights: str, monkeypa
 @needs_compiler
 def test_parameters_that_are_not_contiguous_take_the_torch_path(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = train(Wide(), weights)
-    monkeypatch.setattr(InPlaceNet, "step", None)
+    monkeypatch.setattr(InPlaceNet, "move", None)
     odd, _ = train(Wide(contiguous=False), weights)
     for x, y in zip(whole, odd, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-3)
@@ -230,6 +233,23 @@ def test_threads_of_python_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_compiler
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other processors are quick with them")
+def test_denormal_momenta_are_not_kept_and_the_process_keeps_its_own() -> None:
+    p = nn.Parameter(torch.ones(40))
+    p.grad = torch.full((40,), 1e-3)
+    optimizer = LearnedOptimizer([p])
+    optimizer.step()
+    p.grad[:20] = 0.0
+    for _ in range(1000):
+        optimizer.step()
+    momentum = optimizer.state[p]["exp_avg"]
+    assert (momentum[:20] < 1e-36).all()
+    assert ((momentum == 0.0) | (momentum >= torch.finfo(torch.float32).tiny)).all()
+    assert momentum[20:].all()
+    assert torch.full((40,), 1e-40).mul(2.0).all()
+
+
+@needs_compiler
 def test_a_forked_process_steps_on() -> None:
     code = """
 import os, torch
@@ -250,45 +270,6 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) - 7)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_without_a_compiler_there_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("learnopt.kernels.library.shutil.which", lambda name: None)
-    assert library.build(tmp_path) is None
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_compiler_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("learnopt.kernels.library.shutil.which", lambda name: sys.executable)
-    assert library.build(tmp_path) is None
-    assert not list(tmp_path.iterdir())
-
-
-@needs_compiler
-def test_a_compiler_without_openmp_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = tmp_path / "old-cc"
-    compiler.write_text(f'#!/bin/sh\ncase "$*" in *{library.OPENMP}*) exit 1;; esac\nexec cc "$@"\n')
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CC", str(compiler))
-    path = library.build(tmp_path)
-    assert path is not None
-    assert not ctypes.CDLL(str(path)).has_openmp()
-
-
-@needs_compiler
-def test_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = library.build(tmp_path)
-    assert path is not None
-    made = path.stat().st_mtime_ns
-    assert library.build(tmp_path) == path
-    assert path.stat().st_mtime_ns == made
-
-
-def test_switch_turns_it_off() -> None:
-    code = "from learnopt.kernels import library; print(library.load())"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, check=True, env={"LEARNOPT_KERNEL": "torch"}, capture_output=True, text=True)
-    assert done.stdout.strip() == "None"
 
 
 def test_other_precisions_are_left_to_torch() -> None:

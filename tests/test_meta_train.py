@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,13 +15,14 @@ import torch
 from meta_train_toy import config
 from toy import ToySource
 
-from learnopt import artifact, export, features, meta_network
+from learnopt import artifact, export, features, meta_network, workers
 from learnopt.checkpoint import FILE, load_checkpoint, read_log
 from learnopt.episodes import draw
 from learnopt.estimators import ESTIMATORS
+from learnopt.kernels import in_place
 from learnopt.meta_config import MetaTrainConfig, parse_config, read_config
 from learnopt.meta_report import draw_curve, table
-from learnopt.meta_train import MetaTrainer
+from learnopt.meta_train import MetaTrainer, make_estimator
 from learnopt.stop_train import Recorder
 from learnopt.workers import Pool
 
@@ -108,6 +110,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_changed_settings_are_refused(trained: Path) -> None:
     with pytest.raises(ValueError, match=r"pairs 2 -> 4"):
         load_checkpoint(trained, config("es", 3).model_copy(update={"pairs": 4}))
+
+
+def test_a_checkpoint_older_than_a_setting_was_made_with_its_default(trained: Path, tmp_path: Path) -> None:
+    plain = torch.load(trained / FILE, weights_only=True)
+    saved = json.loads(plain["config"])
+    assert saved.pop("kernel") is True
+    torch.save({**plain, "config": json.dumps(saved)}, tmp_path / FILE)
+    assert load_checkpoint(tmp_path, config("es", 3)) is not None
+    with pytest.raises(ValueError, match=r"kernel True -> False"):
+        load_checkpoint(tmp_path, config("es", 3).model_copy(update={"kernel": False}))
+
+
+def test_without_the_kernel_torch_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = parse_config({"kernel": "false", "estimator": "es", "pairs": 1}, "--set")
+    assert make_estimator(settings).kernel is settings.kernel is False
+    theta = meta_network.initial_theta(torch.Generator().manual_seed(0))
+    monkeypatch.setattr(workers, "_source", ToySource())
+    usual = workers._validate(theta, 0, 8, 1, kernel=True)
+    monkeypatch.setattr(in_place, "InPlaceRuns", None)
+    assert workers._validate(theta, 0, 8, 1, kernel=False) == (usual[0], pytest.approx(usual[1], rel=1e-3))
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])

@@ -12,14 +12,14 @@ from learnopt.figures import head_to_head, reference_of, summarise, task_rows
 from learnopt.training import Run
 
 
-def run(losses: list[float | None], validation: float | None = 1.0, **entries: object) -> Run:
+def run(losses: list[float | None], final: float | None = 1.0, **entries: object) -> Run:
     """A finished run of as many steps as losses."""
     steps = len(losses)
     made = Run({"steps": steps, "lr": 0.1, "schedule": "constant"}, losses=losses, validation=[[0, 2.0, 2.0]])
     made.train_initial, made.train_final, made.validation_final, made.metric_final = (
         losses[0],
         losses[-1],
-        validation,
+        final,
         0.5,
     )
     made.step_seconds, made.state_bytes = 0.01, 100
@@ -113,6 +113,21 @@ def test_share_leaves_the_undefined_out() -> None:
 def test_a_diverged_run_counts_with_ten_times_its_initial_loss() -> None:
     assert metrics.counted_loss(run([3.0, None], None, train_final=None), "train") == 30
     assert metrics.counted_loss(run([3.0, None], None), "validation") == 20
+
+
+def test_best_kept_is_the_least_of_each_ones_own_validation_losses() -> None:
+    flat = [1.0] * 20
+    runs = {
+        ("a", "ours"): [run(flat, 4.0, validation=[[0, 8.0, None], [10, 1.0, None], [20, 4.0, None]])],
+        ("a", "adamw"): [run(flat, 2.0, validation=[[0, 8.0, None], [10, 3.0, None], [20, 2.0, None]])],
+        ("b", "ours"): [run(flat, None, validation=[[0, 8.0, None], [10, 6.0, None], [20, None, None]])],
+        ("b", "adamw"): [run(flat, 3.0, validation=[[0, 8.0, None], [20, 3.0, None]])],
+        ("c", "ours"): [run(flat, None, validation=[[0, None, None]])],
+        ("c", "adamw"): [run(flat, 3.0)],
+    }
+    found = summarise(task_rows(runs, "adamw"), ["ours"])["ours"]
+    assert found["best_ratio"] == pytest.approx((1.0 / 2.0 * 6.0 / 3.0) ** 0.5)
+    assert found["best_wins"] == 0.5
 
 
 def test_summary_by_hand() -> None:

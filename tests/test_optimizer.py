@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -149,8 +150,11 @@ def test_maximize_is_the_mirror() -> None:
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"total_steps": -1}, r"total_steps .* got -1"),
     ({"total_steps": 0}, r"total_steps .* got 0"),
+    ({"total_steps": 1e-3}, r"total_steps .* got 0.001; no learning rate is needed"),
     ({"total_steps": 2.5}, r"total_steps .* got 2.5"),
     ({"total_steps": True}, r"total_steps .* got True"),
+    ({"total_steps": np.bool_(True)}, r"total_steps .* got np.True_"),
+    ({"total_steps": np.float64(30)}, r"total_steps .* got np.float64"),
     ({"lr": -0.1}, r"lr .* got -0.1"),
     ({"lr": float("nan")}, r"lr .* got nan"),
     ({"lr": torch.ones(2)}, r"lr .* shape \(2,\)"),
@@ -166,12 +170,26 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
         LearnedOptimizer([nn.Parameter(torch.ones(2))], **arguments)
 
 
+def test_numbers_of_steps_out_of_numpy() -> None:
+    optimizer = LearnedOptimizer([nn.Parameter(torch.ones(2))], np.int64(30))
+    assert type(optimizer.state_dict()["param_groups"][0]["total_steps"]) is int
+    assert optimizer.param_groups[0]["total_steps"] == 30
+
+
 @pytest.mark.parametrize("loss", [torch.ones(2), torch.zeros(0)])
 def test_bad_loss(loss: Tensor) -> None:
     p = nn.Parameter(torch.ones(2))
     p.grad = torch.ones(2)
     with pytest.raises(ValueError, match="loss must be one number"):
         LearnedOptimizer([p]).step(loss=loss)
+    assert (p == 1).all()
+
+
+def test_a_loss_in_the_place_of_the_closure() -> None:
+    p = nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    with pytest.raises(TypeError, match=r"closure must be a function, got tensor\(1\.\); .* step\(loss=loss\)"):
+        LearnedOptimizer([p]).step(torch.tensor(1.0))  # type: ignore[call-overload]
     assert (p == 1).all()
 
 

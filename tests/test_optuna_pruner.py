@@ -157,6 +157,15 @@ def test_trials_of_other_studies_are_not_mixed_up() -> None:
     assert run(second, BAD) == (30, False)
 
 
+def test_studies_of_one_name_are_not_mixed_up() -> None:
+    pruner = LearnedPruner()
+    first, second = (optuna.create_study(pruner=pruner, study_name="same") for _ in range(2))
+    run(first, GOOD)
+    assert run(first, BAD)[1]
+    run(second, [v + 10 for v in GOOD])
+    assert run(second, BAD) == (30, False)
+
+
 def test_judgement_does_not_depend_on_what_was_kept() -> None:
     def study_of(fresh: bool) -> list[tuple[int, bool]]:
         study = optuna.create_study(pruner=LearnedPruner(), study_name="kept")

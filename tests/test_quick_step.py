@@ -67,6 +67,17 @@ def move(model: nn.Module, optimizer: LearnedOptimizer) -> None:
         optimizer.state[p] = {name: x.clone() for name, x in optimizer.state[p].items()}
 
 
+def swap(model: nn.Module, optimizer: LearnedOptimizer) -> None:
+    for p in model.parameters():
+        for x in (p, *optimizer.state[p].values()):
+            x.data = x.data.clone()
+
+
+def turn_state(model: nn.Module, optimizer: LearnedOptimizer) -> None:
+    state = optimizer.state[next(model.parameters())]
+    state["exp_avg"].data = state["exp_avg"].t().contiguous().t()
+
+
 def turn(model: nn.Module, optimizer: LearnedOptimizer) -> None:
     first = next(model.parameters())
     assert first.grad is not None
@@ -81,7 +92,7 @@ EVENTS: dict[str, Event] = {
     "steps": lambda m, o: o.param_groups[0].update(total_steps=None),
     "nan": replace_gradient(float("nan")), "infinite": replace_gradient(float("-inf")),
     "extreme": replace_gradient(1e20), "zero": replace_gradient(0.0), "missing": drop_gradient, "reload": reload,
-    "moved": move, "turned": turn,
+    "moved": move, "turned": turn, "swapped": swap,
 }  # fmt: skip
 
 
@@ -115,6 +126,14 @@ def test_both_ways_are_one(name: str, loss: str, weights: str) -> None:
     assert (one.schedule, one.skipped_steps) == (two.schedule, two.skipped_steps)
     assert one.stop_probability == pytest.approx(two.stop_probability, abs=1e-6)
     assert one.skipped_steps == (3 if name in ("nan", "infinite") else 0) + (loss == "broken")
+
+
+def test_a_state_that_was_turned_where_it_is_goes_the_long_way(weights: str) -> None:
+    counting = Counting()
+    (a, one), (b, two) = (run(weights, way, turn_state, "given") for way in (counting, Never()))
+    assert counting.taken == 5
+    assert_same(values(a), values(b))
+    assert_same(snapshot(one), snapshot(two))
 
 
 def test_the_quick_way_tells_autograd(weights: str) -> None:

@@ -15,9 +15,9 @@ from learnopt import cli
 from learnopt.baselines import multiplier
 from learnopt.batched_optimizers import RECIPES
 from learnopt.corpus import Corpus
-from learnopt.record import Configuration, NoMetric, RecordPlan, TooSlow, points, record, train_all
-from learnopt.tuner.lanes import OPTIMIZERS
+from learnopt.record import POINTS, Configuration, NoMetric, RecordPlan, TooSlow, record, train_all
 from learnopt.tuner.meta_features import NAMES, first_tensor, meta_features
+from learnopt.tuner.probing import OPTIMIZERS
 
 SMALL = RecordPlan(optimizers=("adamw",), seeds=2, most_steps=12, rates=3, decays=1)
 
@@ -51,7 +51,7 @@ def test_a_recorded_task_has_a_row_per_run() -> None:
     assert len(runs) == 3 * 2 * 2
     assert set(runs["schedule"]) == {"constant", "cosine"}
     first = runs.iloc[0]
-    assert list(first["valid_steps"]) == points(12) == list(range(13))
+    assert list(first["valid_steps"]) == list(range(13))
     assert len(first["valid"]) == 13
     assert len(first["train"]) == 12
     assert first["steps"] == 12
@@ -59,14 +59,23 @@ def test_a_recorded_task_has_a_row_per_run() -> None:
 
 
 def test_training_losses_are_means_between_validations() -> None:
-    long, short = points(200), points(30)
-    assert len(long) == 51
-    assert long[:3] == [0, 4, 8]
-    assert short == list(range(31))
     every = train_all(ToyTask("bare"), RECIPES["adamw"], [Configuration(0.0, "constant", 0.01)], 1, 100)
-    assert every.train.shape == (50, 1)
+    assert every.train.shape == (POINTS, 1)
     assert every.at[-1] == 100
     assert float(every.train[0]) > float(every.train[-1])
+
+
+def test_short_runs_are_whole_runs() -> None:
+    plan = RecordPlan(("adamw",), 2, 20, rates=3, schedules=("cosine",), fractions=(1.0, 0.5))
+    runs = record(ToyTask("mlp"), "adamw", plan)
+    assert len(runs) == 2 * 3 * 2 + 3 * 2  # the second weight decay for the full length alone
+    short = runs[runs["fraction"] == 0.5]
+    assert set(short["schedule"]) == {"cosine"}
+    assert set(runs["steps"]) == {20}
+    assert all(list(at) == [0, 1, 2, 4, 5, 6, 8, 9, 10] for at in short["valid_steps"])
+    alone = record(ToyTask("mlp"), "adamw", RecordPlan(("adamw",), 2, 10, rates=3, decays=1, schedules=("cosine",)))
+    ends = [[v[-1] for v in frame["valid"]] for frame in (short, alone)]
+    np.testing.assert_allclose(*ends, rtol=1e-4)
 
 
 def test_parts_of_a_grid_are_recorded_alike(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +148,10 @@ def test_record_command_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.
         (["--share", "3/2"], "--share must be I/N"),
         (["--count", "0"], "--count must be at least 1"),
         (["--rates", "1"], "rates must be 0 or at least 2"),
+        (["--schedules", "linear"], "unknown schedule 'linear'; choose from: constant, cosine"),
+        (["--fractions", "1,2"], "fractions must be above 0 and at most 1, got 1.0, 2.0"),
+        (["--fractions", "half"], "--fractions takes numbers with commas between, got 'half'"),
+        (["--schedules", "constant", "--fractions", "1,0.5"], "fractions below 1 are of cosine schedules"),
         (["--tasks", "nothing"], "unknown task 'nothing'"),
     ],
 )
@@ -147,6 +160,26 @@ def test_record_command_refuses(
 ) -> None:
     assert cli.run(["record", str(tmp_path / "c"), *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_is_lacking_is_said_before_anything_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("learnopt.corpus.find_spec", lambda name: None)
+    assert cli.run(["record", str(tmp_path / "c"), "--count", "1"]) == 2
+    assert "pip install pyarrow" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_interrupted_recording_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("learnopt.cli_record.record", interrupted)
+    assert cli.run(["record", str(tmp_path), "--tasks", "iris-linear"]) == 130
+    assert "goes on where this one stopped" in capsys.readouterr().err
 
 
 def test_meta_features_leave_the_model_as_found() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from compare_toy import TinyTask
 from matplotlib import image
 from rich.console import Console
 
-from learnopt import report
+from learnopt import report, summary_table
 from learnopt.compare import Plan, compare
 
 PICTURES = ["ratios.png", "validation.png", "training.png", "learning-rates.png"]
@@ -59,11 +60,26 @@ def test_markdown(written: Path) -> None:
     assert all(f"]({name})" in text for name in PICTURES)
 
 
-def test_terminal_table(written: Path) -> None:
-    console = Console(width=160, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    with console.file:
-        console.print(report.terminal_table(report.read(written)[0]))
-        assert "AdamW tuned" in console.export_text()
+def printed(written: Path, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(summary_table.terminal_table(report.read(written)[0], width))
+    return console.export_text()
+
+
+def test_a_wide_terminal_shows_every_column(written: Path) -> None:
+    text = printed(written, 180)
+    assert "AdamW tuned" in text
+    assert all(word in text for column in summary_table.COLUMNS for word in column.split())
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_narrow_terminal_shows_fewer_columns_and_cuts_none(written: Path, width: int) -> None:
+    text = printed(written, width)
+    assert "\u2026" not in text
+    assert "validation" in text
+    assert "memory" not in text
+    entry = report.read(written)[0]
+    assert all(summary_table.number(s["validation_ratio"]) in text for s in entry["figures"].values())
 
 
 def test_read_names_what_is_wrong(tmp_path: Path) -> None:

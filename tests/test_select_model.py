@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import make_circles, make_regression
@@ -48,12 +49,46 @@ def test_what_is_learned_follows_the_scores() -> None:
     assert torch.equal((((seen - w["mean"]) / w["deviation"]) @ w["weights"]).argsort(), scores.argsort())
 
 
+def test_data_frames_of_any_number_type() -> None:
+    x = pd.DataFrame({"a": np.arange(60.0), "b": np.arange(60) % 2 == 0}).convert_dtypes()
+    assert select_model(x, pd.Series(["u", "v", "v"] * 20), candidates=["linear"]).task == "classification"
+    x.loc[3, "a"] = pd.NA
+    with pytest.raises(ValueError, match="x must be a table of finite numbers"):
+        select_model(x, np.arange(60.0))
+
+
+def test_whole_numbers_are_classes_where_they_are_few() -> None:
+    x = np.random.default_rng(0).standard_normal((100, 2))
+    for y, kind in (
+        (np.arange(100), "regression"), (np.arange(100) % 3, "classification"), (np.arange(100) > 50, "classification"),
+        (np.array(["u", "v"] * 50, dtype=object), "classification"),
+    ):  # fmt: skip
+        assert select_model(x, y, candidates=["linear"]).task == kind
+
+
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_every_candidate_learns_both_kinds(name: str) -> None:
     x, y = make_regression(300, 4, random_state=0)
     rows = np.arange(300)
     assert selection.score(name, x, y, "regression", rows[:200], rows[200:], 100, 0) > 0.6
     assert selection.score(name, x, (y > 0).astype(int), "classification", rows[:200], rows[200:], 60, 0) > 0.8
+
+
+def test_probes_are_judged_on_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    split: list[tuple[set[int], set[int]]] = []
+
+    def score(name: str, x: Any, y: Any, task: str, train: Any, test: Any, epochs: int, seed: int) -> float:
+        split.append((set(train.tolist()), set(test.tolist())))
+        return 0.5
+
+    monkeypatch.setattr(selection, "score", score)
+    for rows, trained in ((100, 50), (1000, 200), (100_000, 2000)):
+        selection.probe_scores(np.zeros((rows, 1)), np.zeros(rows), "regression", FEW, 0)
+        train, test = split[-1]
+        assert len(train) == trained
+        assert len(test) == min(4 * trained, rows - trained)
+        assert not train & test
+    assert split[0] == split[1] == split[2]  # the same for every candidate
 
 
 def test_training_that_fails_scores_lowest() -> None:
@@ -71,6 +106,8 @@ def test_training_that_fails_scores_lowest() -> None:
         (np.zeros((50, 2)), np.arange(49.0), {}, "one value per row"),
         (np.zeros((3, 2)), np.arange(3.0), {}, "3 rows are too few"),
         (np.zeros((50, 2)), np.zeros(50), {}, "never changes"),
+        (np.zeros((50, 2)), np.array([np.nan, 1.0] * 25), {}, "y holds values that are not finite"),
+        (np.zeros((50, 2)), np.array(["a", "b"] * 25), {"task": "regression"}, "regression, but y holds .*'a'"),
         (np.zeros((50, 2)), np.arange(50.0), {"candidates": ["forest"]}, "unknown candidate 'forest'"),
         (np.zeros((50, 2)), np.arange(50.0), {"candidates": []}, "no candidates"),
         (np.zeros((50, 2)), np.arange(50.0), {"task": "ranking"}, "task must be"),

@@ -115,6 +115,12 @@ def test_a_stopper_given_is_not_changed() -> None:
     stopper = Patience(1)
     LearnedMLPRegressor((5,), early_stopping=True, stopper=stopper, max_iter=20).fit(X, y)
     assert stopper.best is None
+    for value in (0.0, 1.0, 1.0):  # of another training, which it has ended
+        told = stopper.update(value)
+    assert told.stop
+    model = LearnedMLPRegressor((5,), early_stopping=True, stopper=stopper, max_iter=20, random_state=0).fit(X, y)
+    assert model.n_iter_ > 2
+    assert stopper.best == 0.0
 
 
 def test_repeats_with_a_seed_and_leaves_torch_alone() -> None:
@@ -210,6 +216,40 @@ def test_sparse_rows() -> None:
     np.testing.assert_allclose(model.predict_proba(X), model.predict_proba(sparse.csr_array(X)))
 
 
+@pytest.mark.parametrize("kind", [sparse.csr_array, np.asarray])
+def test_columns_are_measured_by_their_weights(kind) -> None:  # type: ignore[no-untyped-def]
+    x, weights = np.array([[3.0, 0.0, 7.0], [0.0, 0.0, 7.0], [6.0, 10.0, 7.0]]), np.array([2.0, 1.0, 1.0])
+    repeated = x[[0, 0, 1, 2]]
+    centre, scale = training.measure(kind(x), weights)
+    if kind is np.asarray:
+        np.testing.assert_allclose(centre, repeated.mean(0))
+        np.testing.assert_allclose(scale, [*repeated.std(0)[:2], 1.0])
+    else:
+        np.testing.assert_allclose(centre, 0)
+        np.testing.assert_allclose(scale, np.sqrt((repeated**2).mean(0)))
+
+
+def test_planned_steps_lie_within_what_was_learned_but_for_long_passes() -> None:
+    assert training.planned_steps(7, 1000, 200) == 35
+    assert training.planned_steps(None, 150, 150) == 300
+    assert training.planned_steps(None, 1000, 200) == 1000
+    assert training.planned_steps(None, 100_000, 200) == 2000
+    assert training.planned_steps(None, 400_000, 200) == 4000  # two passes
+
+
+@pytest.mark.parametrize("aside", [False, True])
+def test_a_training_takes_the_steps_it_was_given(aside: bool) -> None:
+    rng = np.random.default_rng(0)
+    rows = Rows(rng.standard_normal((30, 2)), rng.standard_normal((30, 1)), np.ones(30), np.zeros(2), np.ones(2))
+    network = torch.nn.Sequential(torch.nn.Linear(2, 1))
+    stopper = Patience(99) if aside else None
+    run = training.Training(Loss("values"), 10, 5, "default", stopper, np.random.RandomState(0), lambda line: None)
+    course = run.run(network, rows, rows if aside else None)
+    assert (course.steps, course.passes, course.seen) == (5, 2, 50)
+    assert course.reason == "all planned steps taken"
+    assert len(course.validation) == (2 if aside else 0)
+
+
 def test_warm_start_and_rare_classes() -> None:
     X, y = load_digits(return_X_y=True)
     X, y = X[:320], y[:320].copy()
@@ -219,6 +259,15 @@ def test_warm_start_and_rare_classes() -> None:
     assert model.fit(X, y).loss_ < first
     with pytest.raises(ValueError, match="not those of the first fit"):
         model.fit(X, np.zeros(len(X), int))
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_array, np.asarray])
+def test_values_whose_squares_overflow_are_refused(kind) -> None:  # type: ignore[no-untyped-def]
+    X, y = load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match=r"too large to be standardised, up to 7.9e\+200"):
+        LearnedMLPClassifier(max_iter=2).fit(kind(X * 1e200), y)
+    with pytest.raises(ValueError, match=r"too large to be standardised, up to 2e\+300"):
+        LearnedMLPRegressor(max_iter=2).fit(X, y * 1e300)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,13 @@ def test_reads_a_corpus(recorded: Curves, tmp_path: Path) -> None:
         curves.read(tmp_path)
 
 
+def test_short_runs_are_left_out(tmp_path: Path) -> None:
+    corpus = Corpus(make_corpus(tmp_path, tasks=2))
+    frame = next(iter(corpus.frames())).assign(fraction=1.0)
+    corpus.put("task0", "adamw", pd.concat([frame, frame.assign(fraction=0.25)], ignore_index=True))
+    assert len(curves.read(tmp_path)) == 32
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_splits_have_no_data_in_common(recorded: Curves, seed: int) -> None:
     parts = curves.split(recorded, 0.34, seed)

@@ -93,6 +93,21 @@ def test_patience_restores_the_best_weights() -> None:
         Patience(2).restore()
 
 
+def test_weights_of_forgotten_steps_are_forgotten() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    stopper = Patience(5, restore_best=model)
+    for value, step in ((3.0, 0), (1.0, 1), (4.0, 1)):  # step 1 is run again, and comes out worse
+        with torch.no_grad():
+            model.weight.fill_(value)
+        stopper.update(value, step)
+    with torch.no_grad():
+        model.weight.fill_(9.0)
+    stopper.restore()
+    assert model.weight.item() == 4
+    stopper.reset()
+    assert stopper.restore() is None
+
+
 @pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_plateau_decays_as_torch_does(mode: str, threshold_mode: str) -> None:
@@ -113,11 +128,25 @@ def test_plateau_decays_as_torch_does(mode: str, threshold_mode: str) -> None:
         assert optimizers[1].param_groups[0]["lr"] < 1
 
 
+def test_plateau_decays_a_tensor_in_place() -> None:
+    rate = torch.tensor(0.5)
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))], lr=rate)
+    stopper = DecayOnPlateau(optimizer, factor=0.5, patience=0, min_lr=0.2)
+    for expected in (0.5, 0.25, 0.2):
+        stopper.update(1.0)
+        assert optimizer.param_groups[0]["lr"] is rate
+        assert rate.item() == pytest.approx(expected)
+
+
 def test_plateau_stops_after_its_decays() -> None:
     stopper = DecayOnPlateau(patience=1, decays=2)
     verdicts = [stopper.update(v) for v in [1.0] * 9]
     assert [v.lr_factor for v in verdicts] == [1, 1, 0.1, 1, 0.1, 1, 1, 1, 1]
     assert [v.stop for v in verdicts] == [False] * 6 + [True] * 3
+
+
+def test_no_improvement_at_all_is_less_than_any_share() -> None:
+    assert stops(RelativeImprovement(0, window=2), [3.0, 2.0, 1.0, 1.0, 1.0, 1.0]) == 4
 
 
 def test_relative_improvement_is_free_of_scale_and_shift() -> None:
@@ -214,6 +243,7 @@ def test_composition() -> None:
         (lambda: RelativeImprovement(2), "share must be a finite number of at least 0 and at most 1, got 2"),
         (lambda: RelativeImprovement(of="loss"), "of must be 'progress' or 'value', got 'loss'"),
         (lambda: DecayOnPlateau(3), "optimizer must have param_groups, got 3"),
+        (lambda: DecayOnPlateau(factor=1), "factor must be below 1, got 1"),
         (lambda: DecayOnPlateau(threshold_mode="x"), "threshold_mode must be 'rel' or 'abs', got 'x'"),
         (lambda: LearnedStopper(0), "total_steps must be a finite number above 0, got 0"),
         (lambda: LearnedStopper(tolerance=-1), "tolerance must be"),

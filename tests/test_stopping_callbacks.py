@@ -91,6 +91,14 @@ def test_lightning_resumes_from_a_checkpoint(tmp_path: Path) -> None:
     assert callback.verdict.best_step == STEPS * 4
 
 
+def test_lightning_keeps_two_metrics_apart() -> None:
+    lightning_parts()
+    from learnopt.integrations.stopping_lightning import StopperCallback
+
+    one, other = StopperCallback(Patience(), "val_loss"), StopperCallback(Patience(), "val_f1")
+    assert one.state_key != other.state_key
+
+
 def test_lightning_bad_input(tmp_path: Path) -> None:
     pl, module = lightning_parts()
     from learnopt.integrations.stopping_lightning import StopperCallback
@@ -157,3 +165,24 @@ def test_transformers_bad_input(tmp_path: Path) -> None:
         StopperCallback("patience")
     with pytest.raises(ValueError, match="monitor 'eval_f1' is not among the metrics"):
         transformers_fit(StopperCallback(Patience(), monitor="f1"), tmp_path)
+
+
+def test_transformers_other_evaluations_are_let_by(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed: pip install transformers accelerate")
+    from learnopt.integrations.stopping_transformers import StopperCallback
+
+    def told(callback: Any, *names: str) -> None:
+        for name in names:
+            callback.on_evaluate(None, State, None, {name: 1.0})
+        callback.on_step_begin(None, State, None)
+
+    class State:
+        global_step = 3
+
+    callback = StopperCallback(Patience(), monitor="a_loss")  # eval_dataset={"a": ..., "b": ...}
+    told(callback, "eval_a_loss", "eval_b_loss")
+    told(callback, "eval_b_loss", "eval_a_loss")
+    assert callback.verdict.best == 1.0
+    callback.on_evaluate(None, State, None, {"test_loss": 1.0})  # trainer.evaluate(test, metric_key_prefix="test")
+    with pytest.raises(ValueError, match="monitor 'eval_a_loss' is not among the metrics: eval_b_loss"):
+        told(callback, "eval_b_loss")

@@ -37,6 +37,22 @@ def made(path: Path, query: str = "") -> RowTask:
     return task
 
 
+HEADERS = {
+    "a,b,c": ["a", "b", "c"], "0,1,2,3": ["0", "1", "2", "3"], "0,1,2,day,y": ["0", "1", "2", "day", "y"],
+    ",0,1,2,y": ["0.0", "0.1", "1", "2", "y"], "0,1": None, "0,1,3,4": None, "0,1,7,y": None, "5.5,1,2,3,4": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("first", HEADERS)
+def test_headers_are_told_from_rows(tmp_path: Path, first: str) -> None:
+    width = first.count(",") + 1
+    rows = "".join(",".join(str(0.5 * i + j) for j in range(width)) + "\n" for i in range(1, 40))
+    frame = read_frame(str(write(tmp_path, f"{first}\n{rows}")))
+    names = HEADERS[first]
+    assert list(frame.columns) == (names or [str(i) for i in range(width)])
+    assert len(frame) == (39 if names else 40)
+
+
 @pytest.mark.parametrize("header", [True, False])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_classification_of_mixed_columns(tmp_path: Path, header: bool, delimiter: str) -> None:
@@ -118,7 +134,7 @@ BAD: dict[str, tuple[str | bytes, str, str]] = {
     "one-column": ("x\n" + "1.5\n" * 50, "", "one column only"),
     "unknown-target": (lines_of(60), "?target=weight", "no target column 'weight'; choose from: width, height"),
     "target-number": (lines_of(60), "?target=4", "no target column '4'"),
-    "constant-target": ("".join(f"{i},7\n" for i in range(60)), "", "has 1 classes in 60 rows"),
+    "constant-target": ("".join(f"{i},7\n" for i in range(60)), "", "never changes: it is always '7.0'"),
     "constant-quantity": ("".join(f"{i},7.5\n" for i in range(60)), "", "never changes"),
     "all-different": ("".join(f"{i},name{i}\n" for i in range(60)), "", "has 60 classes in 60 rows"),
     "no-feature": ("".join(f"id{i},{i % 2}\n" for i in range(60)), "", "no usable feature"),

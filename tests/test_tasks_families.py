@@ -82,6 +82,29 @@ def test_vectorised_equals_looped_when_reparametrised_and_scaled(name: str) -> N
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_recorded_equals_vectorised(name: str) -> None:
+    problem = Problem(FAMILIES[name].sample(np.random.default_rng([1, 4])), [1, 2])
+    params = [p.requires_grad_() for p in problem.start]
+    problem.gradients(params, problem.batch(0), recorded=True)
+    found = []
+    for recorded in (True, False):
+        torch.manual_seed(3)
+        loss, grads = problem.gradients(params, problem.batch(1), recorded=recorded)
+        found.append((loss, torch.cat([torch.zeros(2) if g is None else g.flatten() for g in grads])))
+    assert any(problem._recordings.values())
+    (loss, gradient), (slow_loss, slow_gradient) = found
+    assert close(loss, slow_loss, 1e-4, 1e-6)
+    assert close(gradient, slow_gradient, 1e-3, 1e-4 * float(slow_gradient.abs().max()))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_several_streams_at_once_are_their_batches_stacked(name: str) -> None:
+    task = FAMILIES[name].sample(np.random.default_rng([1, 5]))
+    for wrapped in (task, LossScaled(BatchSize(task, 21), 2.0), LabelNoise(task, 0.5)):
+        assert same(wrapped.batches([3, 1, 2**62], 4), Task.batches(wrapped, [3, 1, 2**62], 4))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_draw_is_a_function_of_the_generator(name: str) -> None:
     family = FAMILIES[name]
     state = torch.get_rng_state()

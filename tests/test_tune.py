@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import learnopt
+from learnopt.baselines import multiplier
 from learnopt.tuner.diagnose import diagnose
 from learnopt.tuner.knowledge import Configuration, Knowledge, load
-from learnopt.tuner.lanes import Lane
+from learnopt.tuner.probing import Prober
 from learnopt.tuner.result import TuneResult
 from learnopt.tuner.tune import tune
 
@@ -27,7 +28,7 @@ from learnopt.tuner.tune import tune
 def arrays(rows: int = 300) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(rows, 6, generator=g)
-    return x, (x[:, 0] * x[:, 1] > 0).long()
+    return x, (x[:, 0] + x[:, 1] > 0).long()
 
 
 def make() -> nn.Module:
@@ -49,7 +50,7 @@ def test_a_recommendation_has_everything() -> None:
     probed = [row for row in result.curve if row["probe_loss"] is not None]
     assert len(probed) == len({p.lr for p in result.probes}) > 1
     assert result.decided
-    assert "probed in" in result.reason
+    assert "were probed, each by a whole run of 12 steps" in result.reason
     assert math.isfinite(result.expected_loss)
     assert f"{result.lr:.3g}" in str(result)
 
@@ -72,7 +73,7 @@ def test_the_same_seed_gives_the_same_and_nothing_outside_changes() -> None:
     assert first.lr == second.lr
 
 
-def test_the_probes_are_plain_trainings() -> None:
+def test_the_probes_are_whole_short_trainings() -> None:
     from learnopt.tuner.data import source, usual_loss
 
     x, y = arrays()
@@ -80,20 +81,42 @@ def test_the_probes_are_plain_trainings() -> None:
     torch.manual_seed(0)
     model, reference = make(), make()
     reference.load_state_dict(model.state_dict())
-    loss = usual_loss(data)
-    lane = Lane(model, "sgd", 0.1, 1e-3, loss, data, 0.7, 100, math.inf, 0)
-    lane.advance(1, lambda: None)
-    probe = lane.advance(3, lambda: None)
-    optimizer, stream, losses = torch.optim.SGD(reference.parameters(), 0.1, 0.9, weight_decay=1e-3), data.stream(), []
-    for _ in range(6):
+    loss, steps = usual_loss(data), []
+    prober = Prober(lambda: model, "sgd", 1e-3, loss, data, 0.7, math.inf, 0, lambda: steps.append(1))
+    probe = prober.run(0.1, 0.25, 16)
+    optimizer, stream, losses = torch.optim.SGD(reference.parameters(), 1.0, 0.9, weight_decay=1e-3), data.stream(), []
+    for t in range(16):
+        if t == 8:
+            half = loss(reference, (x[:50], y[:50])).item()
+        optimizer.param_groups[0]["lr"] = 0.1 * multiplier("cosine", t, 16)
         value = loss(reference, next(stream))
         losses.append(value.item())
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-    assert probe.parts == 3
-    assert probe.train == pytest.approx([np.mean(losses[i : i + 2]) for i in (0, 2, 4)])
+    assert (probe.lr, probe.share, probe.steps, probe.start) == (0.1, 0.25, 16, 0.7)
+    assert len(steps) == 16
+    assert probe.train == pytest.approx([np.mean(losses[i : i + 2]) for i in range(0, 16, 2)])
+    assert probe.half == pytest.approx(half)
     assert probe.valid == pytest.approx(loss(reference, (x[:50], y[:50])).item())
+
+
+def test_a_probe_ends_at_a_loss_that_is_not_finite() -> None:
+    from learnopt.tuner.data import source
+
+    x, y = arrays()
+    data, steps = source((x, y), (x[:50], y[:50]), 16, 0), []
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        value: Tensor = model(batch[0]).square().mean()
+        return value / 0 if len(steps) == 10 else value
+
+    prober = Prober(make, "adamw", 0.0, loss, data, 0.7, math.inf, 0, lambda: steps.append(1))
+    probe = prober.run(0.01, 0.25, 40)
+    assert probe.failed
+    assert len(steps) == 11
+    assert len(probe.train) == 3
+    assert math.isinf(probe.valid)
 
 
 class Batches:
@@ -124,11 +147,12 @@ def test_a_data_loader_and_its_validation() -> None:
     assert "No validation data" not in result.reason
 
 
-@pytest.mark.parametrize("target", ["column", "flat", "binary"])
+@pytest.mark.parametrize("target", ["column", "flat", "binary", "column of classes"])
 def test_usual_losses(target: str) -> None:
     x, y = arrays()
-    wanted = {"column": x[:, :1], "flat": x[:, 0], "binary": y}[target]
-    result = tune(lambda: nn.Linear(6, 1), (x, wanted), steps=40, budget=20, progress=False)
+    wanted = {"column": x[:, :1], "flat": x[:, 0], "binary": y, "column of classes": y[:, None]}[target]
+    outputs = 2 if target == "column of classes" else 1
+    result = tune(lambda: nn.Linear(6, outputs), (x, wanted), steps=40, budget=20, progress=False)
     assert result.expected_loss > 0
 
 
@@ -147,14 +171,15 @@ def test_ctrl_c_gives_the_best_so_far() -> None:
     def interrupt(done: int, of: int) -> None:
         nonlocal calls
         calls += 1
-        if done == 21:
+        if done == 61:
             raise KeyboardInterrupt
 
     state = torch.get_rng_state()
     result = tune(make, arrays(), steps=200, progress=interrupt)
     assert result.interrupted
     assert result.probes
-    assert result.steps_used == calls == 21
+    assert result.steps_used == calls == 61
+    assert [p.steps for p in result.probes] == [50]
     assert "cut short" in result.reason
     assert torch.equal(state, torch.get_rng_state())
 
@@ -165,9 +190,17 @@ def test_seconds_are_kept() -> None:
         return functional.cross_entropy(model(batch[0]), batch[1])
 
     started = time.monotonic()
-    result = tune(make, arrays(), steps=2000, seconds=0.5, loss=slow, progress=False)
+    result = tune(make, arrays(), steps=1000, seconds=2, loss=slow, progress=False)
     assert result.interrupted
+    assert result.probes, "probes must be short enough to end in time"
     assert time.monotonic() - started < 5
+
+
+def test_time_enough_changes_nothing() -> None:
+    one, two = (tune(make, arrays(), steps=100, seconds=s, progress=False) for s in (None, 60))
+    assert one.curve == two.curve
+    assert one.steps_used == two.steps_used == 100
+    assert not two.interrupted
 
 
 def test_no_budget_is_the_prior_alone() -> None:
@@ -210,7 +243,8 @@ def test_it_says_when_it_cannot_decide(model: type[nn.Module], doubt: str) -> No
     assert doubt in result.reason
     assert "Cannot decide" in result.reason
     assert "cannot decide" in str(result)
-    assert result.lr == load("adamw").portfolio[0].lr
+    assert result.interval[0] <= result.lr <= result.interval[1]
+    assert "by the probes and meta-features" in result.reason
 
 
 def test_the_optimizer_and_scheduler_are_ready() -> None:
@@ -251,6 +285,8 @@ def test_files_are_written(tmp_path: Path) -> None:
         ({"train_data": (np.full((50, 6), np.nan), np.zeros(50))}, "X holds values that are not finite"),
         ({"train_data": (np.array([["a"]] * 50), np.zeros(50))}, "X must be numbers"),
         ({"train_data": (np.zeros((3, 6)), np.zeros(3))}, "3 rows are too few"),
+        ({"make_model": lambda: nn.Linear(6, 1), "train_data": (np.zeros((50, 6)), np.arange(50))}, "y .* one output"),
+        ({"train_data": (np.zeros((50, 6)), np.arange(50) % 3)}, "y holds class 2 .* outputs for 0 to 1"),
         ({"make_model": 3}, "make_model must be a function"),
         ({"make_model": lambda: 3}, "make_model must return an nn.Module, got int"),
         ({"make_model": nn.ReLU}, "no trainable parameters"),
@@ -267,10 +303,11 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
 
 def test_regrets_are_those_of_the_members(tmp_path: Path) -> None:
     known = load("adamw")
+    tilt = -1e-4 * torch.arange(len(known.rates)).expand(len(known.others), -1)  # large rates first
     flat = Knowledge(
         known.optimizer, known.rates, known.others, (Configuration(known.rates[9], "cosine", 0.0),), known.mean,
         known.deviation,
-        tuple({k: torch.zeros_like(v) for k, v in w.items()} for w in known.members), known.diagnosis,
+        tuple({k: torch.zeros_like(v) for k, v in w.items()} | {"table": tilt} for w in known.members), known.diagnosis,
         known.levels, {},
     )  # fmt: skip
     result = tune(make, arrays(), steps=400, progress=False, knowledge=flat)

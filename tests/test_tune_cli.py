@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from learnopt import cli, table_file
 from learnopt.table_data import FeatureEncoder, TargetEncoder
 from learnopt.table_file import read_frame
+from learnopt.tuner import table_tuning
 from learnopt.tuner.table_tuning import prepare
 
 
@@ -135,7 +136,7 @@ def test_infinite_features_count_as_missing(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[str | bytes, list[str], str]] = {
     "no such target": (with_column(), ["--target", "weight"], "no target column 'weight'; choose from: width, height"),
     "constant target": (with_column(price=7.5), [], "the target 'price' never changes"),
-    "one class": (with_column(price="same"), [], "the target 'price' has 1 classes"),
+    "one class": (with_column(price="same"), [], "the target 'price' never changes: it is always 'same'"),
     "all targets missing": (with_column(price=np.nan), [], "0 rows with a target"),
     "three rows": ("a,b\n1,2\n3,4\n5,6\n", [], "3 rows with a target, at least 20"),
     "only text": ("".join(f"text {i},{i % 2}\n" for i in range(60)), [], "no usable feature"),
@@ -169,6 +170,34 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path, case: str, capsys: pyt
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("place", ["t.csv", "t.csv/below"])
+def test_an_out_that_is_no_folder(tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.csv").write_text(with_column())
+    assert run(tmp_path / "t.csv", "--out", tmp_path / place) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "t.csv' is no folder that can be written to" in error
+    assert (tmp_path / "t.csv").read_text() == with_column()
+
+
+def test_dates_are_numbers(tmp_path: Path) -> None:
+    data = frame()
+    data["day"] = pd.date_range("2024-02-27", periods=len(data)).strftime("%Y-%m-%d")
+    data.loc[3, "day"] = np.nan
+    data["at"] = pd.date_range("2024-02-27 12:30", periods=len(data), freq="h").strftime("%Y-%m-%dT%H:%M:%SZ")
+    data["code"] = [f"2024-{i}" for i in range(len(data))]
+    for path in (tmp_path / "t.csv", tmp_path / "t.parquet"):
+        if path.suffix == ".csv":
+            data.to_csv(path, index=False)
+        else:
+            data.assign(day=pd.to_datetime(data["day"]), at=pd.to_datetime(data["at"])).to_parquet(path)
+        read = read_frame(str(path))
+        assert read["day"].diff().value_counts().index[0] == 86400
+        assert read["day"].isna().sum() == 1
+        assert read["at"][0] == 1709037000
+        assert read["code"][0] == "2024-0"
+
+
 def test_missing_files_and_parquet_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("none.csv", "none.parquet"):
         assert cli.run(["tune", str(tmp_path / name)]) == 2
@@ -192,6 +221,66 @@ def test_large_files_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     pd.testing.assert_frame_equal(part, read_frame(str(path)))
 
 
+def test_three_quarters_train_and_at_most_2000_rows_validate(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for rows, valid in ((400, 100), (9000, 2000)):
+        path.write_text("x,y\n" + "".join(f"{i},{i / 7}\n" for i in range(rows)))
+        table = prepare(str(path))
+        assert (len(table.train[0]), len(table.valid[0])) == (rows - valid, valid)
+
+
+def test_the_best_weights_on_the_way_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t.csv").write_text(with_column())
+    table = prepare(str(tmp_path / "t.csv"))
+    result = table_tuning.tune_table(table, (4,), "adamw", 40, 10, None, None, 0, None)
+    said, seen = iter([3.0, 2.0, 1.0, *[1.5] * 30]), list[torch.Tensor]()
+
+    def judge(model: torch.nn.Module, *_: object) -> float:
+        seen.append(model.state_dict()["0.weight"].clone())
+        return next(said)
+
+    monkeypatch.setattr(table_tuning, "judge", judge)
+    fitted = table_tuning.fit(table, (4,), result)
+    assert (fitted.loss, fitted.steps, len(seen)) == (1.0, 4, 21)
+    assert torch.equal(fitted.model.state_dict()["0.weight"], seen[2])
+
+
+def test_every_row_of_a_large_file_is_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "large.csv"
+    path.write_text("x,y\n" + "".join(f"{i / 2000},{i % 2000}\n" for i in range(2000)))
+    monkeypatch.setattr(table_file, "MOST_BYTES", path.stat().st_size // 4)
+    assert run(path, "--out", tmp_path / "out", "--predict", path) == 0
+    assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 2000
+    text = said(capsys)
+    assert "of the file's rows" in text
+    assert "were read, drawn at random" in text
+    assert 0 < int(text.split("of the file's rows ")[1].split()[0]) < 800
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_words_that_look_like_numbers_stay_words_in_other_files(tmp_path: Path, kind: str) -> None:
+    codes = np.random.default_rng(0).choice(["1", "2", "x"], 300)
+    data = pd.DataFrame({"code": codes, "y": np.where(codes == "1", 50.0, np.where(codes == "2", -50.0, 0.5))})
+    data["y"] += np.arange(300) * 0.01
+    data.to_csv(tmp_path / "t.csv", index=False)
+    new = tmp_path / f"new.{kind}"
+    if kind == "csv":
+        new.write_text("code\n1\n2\n")  # no other column
+    else:
+        pd.DataFrame({"code": [1, 2]}).to_parquet(new)
+    table = prepare(str(tmp_path / "t.csv"))
+    assert table.rows_of(str(new), "auto").tolist() == [[1, 0, 0], [0, 1, 0]]
+
+
+def test_numbers_that_became_words_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(with_column())
+    (tmp_path / "new.csv").write_text("width,height,colour\nwide,3,red\nnarrow,2,blue\n")
+    with pytest.raises(ValueError, match=r"new.csv: column 'width' holds words, such as 'wide'; .*t.csv has numbers"):
+        prepare(str(tmp_path / "t.csv")).rows_of(str(tmp_path / "new.csv"), "auto")
+
+
 def test_parquet_columns_of_every_type(tmp_path: Path) -> None:
     rows = 40
     data = pd.DataFrame({
@@ -212,3 +301,14 @@ def test_encoders_give_back_what_they_took() -> None:
     np.testing.assert_allclose(values.decode(values.encode(pd.Series([0.5, 7.0]))), [0.5, 7.0], rtol=1e-6)
     features = FeatureEncoder(pd.DataFrame({"x": [1.0, np.nan, 3.0] * 8, "w": ["a", None, "b"] * 8}), "f")
     assert features.encode(pd.DataFrame({"x": [np.nan], "w": ["new"]})).tolist() == [[0, 0, 0, 0]]
+
+
+def test_encoders_are_fitted_on_the_training_rows_alone() -> None:
+    column = pd.Series([*np.linspace(-1, 1, 20), *[100.0] * 10], name="y")
+    target = TargetEncoder(column, 20, "f")
+    assert (target.mean, target.deviation) == pytest.approx((0.0, np.linspace(-1, 1, 20).std()))
+    rows = pd.DataFrame({"x": column})
+    features = FeatureEncoder(rows.iloc[:20], "f").encode(rows)
+    assert features[:20].mean().item() == pytest.approx(0, abs=1e-6)
+    assert features[:20].std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    assert (features[20:] == 20).all()  # outliers are cut

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,32 +14,38 @@ from learnopt import cli
 from learnopt.batched_optimizers import RECIPES
 from learnopt.corpus import Corpus
 from learnopt.tuner.knowledge import load
-from learnopt.tuner.learn import _moved, learn, portfolio, random_parts
-from learnopt.tuner.lessons import encode_prefixes, gather
+from learnopt.tuner.learn import AS_IF_FULL, _examples, _moved, learn, portfolio, random_probed
+from learnopt.tuner.lessons import MOST_REGRET, PARTS, gather
 from learnopt.tuner.meta_features import NAMES
-from learnopt.tuner.probes import PARTS, Probe, encode, half_of
+from learnopt.tuner.probes import POINTS, SHARES, Probe, channels, encode
 
 RECIPE = RECIPES["adamw"]
 RATES = RECIPE.rates
+SCHEDULES = ("constant", "cosine")
 
 
-def runs(best: float, seeds: int = 1, decays: int = 2, name: str = "task") -> pd.DataFrame:
+def run(level: float, failing: bool, points: int, length: float = 1.0) -> dict[str, list[float]]:
+    """Losses that fall towards a level over `points` readings, further in a longer run."""
+    valid = [level + (2.0 - level) * 0.01 ** (length * t / points) for t in range(points + 1)]
+    if failing:
+        valid[points // 2 :] = [np.nan] * (points + 1 - points // 2)
+    return {"valid_steps": list(range(points + 1)), "valid": valid, "train": [v * 1.1 for v in valid[1:]]}
+
+
+def runs(
+    best: float, seeds: int = 1, decays: int = 2, name: str = "task", schedules: tuple[str, ...] = SCHEDULES
+) -> pd.DataFrame:
     """A made-up task: losses fall towards a level that grows with the distance from the best rate, in decades."""
     rows = []
-    at = list(range(PARTS + 1))
-    for seed in range(seeds):
-        for decay in RECIPE.decays[:decays]:
-            for schedule in ("constant", "cosine"):
-                for lr in RATES:
-                    off = abs(np.log10(lr / best)) + 0.1 * (schedule == "constant")
-                    level = 0.2 + 0.3 * off + 0.01 * seed
-                    valid = [level + (2.0 - level) * 0.9**t for t in at]
-                    if lr > 100 * best:
-                        valid[5:] = [np.nan] * (PARTS - 4)
-                    rows.append({
-                        "seed": seed, "weight_decay": decay, "schedule": schedule, "lr": lr, "valid_steps": at,
-                        "valid": valid, "train": [v * 1.1 for v in valid[1:]],
-                    })  # fmt: skip
+    for seed, lr in itertools.product(range(seeds), RATES):
+        off = abs(np.log10(lr / best))
+        same = {"seed": seed, "lr": lr}
+        for decay, schedule in itertools.product(RECIPE.decays[:decays], schedules):
+            curve = run(0.2 + 0.3 * off + 0.03 * (schedule == "constant") + 0.01 * seed, lr > 100 * best, PARTS)
+            rows.append(same | {"fraction": 1.0, "weight_decay": decay, "schedule": schedule} | curve)
+        for share in SHARES:
+            curve = run(0.2 + 0.3 * abs(off - 0.1) + 0.01 * seed, lr > 100 * best, POINTS, share)
+            rows.append(same | {"fraction": share, "weight_decay": RECIPE.decays[0], "schedule": "cosine"} | curve)
     fixed = {"task": name, "optimizer": "adamw"} | {f"feature.{n}": np.log10(best) for n in NAMES}
     return pd.DataFrame(rows).assign(**fixed)
 
@@ -54,25 +61,43 @@ def test_lessons_hold_what_was_recorded() -> None:
     assert torch.equal(lessons.final[0, 0], lessons.final[0, 1]) or lessons.final[0].isnan().any()
     assert float(lessons.regret()[0].nan_to_num(1e9).min()) == 0
     assert not lessons.filled().isnan().any()
-    assert lessons.targets().nan_to_num(0).max() <= 1
+    assert lessons.targets().nan_to_num(0).max() <= MOST_REGRET
     best = lessons.final[1].nan_to_num(9e9).amin((1, 2)).numpy()
     assert float(lessons.levels()[1]) == pytest.approx(np.log(best / 2.0).mean(), abs=0.01)
 
 
-def test_prefixes_are_encoded_as_probes_are() -> None:
-    frame = runs(1e-2)
+def test_recorded_short_runs_are_encoded_as_probes_are() -> None:
+    frame = runs(5e-3, seeds=2)
     lessons = gather([frame], RATES, RECIPE.decays)
-    constant = frame[(frame["schedule"] == "constant") & (frame["weight_decay"] == RECIPE.decays[0])]
-    lengths = {2: 3, 5: 10, 9: 1, 12: 8}
-    parts = torch.zeros(1, len(RATES), dtype=torch.long)
+    assert lessons.readings.shape == (1, 2, len(SHARES), 4, len(RATES))
+    recorded = frame[(frame["fraction"] == 0.125) & (frame["seed"] == 1)]
+    probed = torch.zeros(len(RATES), dtype=torch.bool)
     probes = []
-    for r, length in lengths.items():
-        parts[0, r] = length
-        row = constant[constant["lr"] == RATES[r]].iloc[0]
-        valid, train = row["valid"], row["train"]
-        probes.append(Probe(RATES[r], length, valid[0], valid[half_of(length)], valid[length], tuple(train[:length])))
-    zero = torch.zeros(1, dtype=torch.long)
-    torch.testing.assert_close(encode_prefixes(lessons, zero, zero, parts)[0], encode(probes, RATES))
+    for r in (2, 5, 9, 12):
+        probed[r] = True
+        row = recorded[recorded["lr"] == RATES[r]].iloc[0]
+        valid = row["valid"]
+        probes.append(Probe(RATES[r], 0.125, 40, valid[0], valid[POINTS // 2], valid[-1], tuple(row["train"])))
+    found = channels(lessons.readings[0, 1, SHARES.index(0.125)], torch.full((len(RATES),), -3.0), probed)
+    torch.testing.assert_close(found, encode(probes, RATES))
+    assert probes[-1].failed
+
+
+def test_short_runs_may_be_recorded_later_and_other_schedules_never() -> None:
+    frame = runs(1e-2, name="a")
+    both = [frame[frame["fraction"] == 1].drop(columns="fraction"), frame[frame["fraction"] < 1]]
+    cosine = runs(1e-3, decays=1, name="b", schedules=("cosine",))
+    lessons = gather([*both, cosine], RATES, RECIPE.decays)
+    whole = gather([frame], RATES, RECIPE.decays)
+    assert lessons.names == ["a", "b"]
+    assert torch.equal(lessons.readings[0], whole.readings[0])
+    assert torch.equal(lessons.final[0], whole.final[0])
+    assert lessons.final[1, :, 0].isnan().all()
+    assert lessons.train[1].isnan().all()
+    assert float(lessons.filled()[1, 0].min()) == MOST_REGRET
+    known = learn(lessons, "adamw", steps=3)
+    assert torch.isfinite(known.expect(None, [])).all()
+    assert known.portfolio[0].schedule == "cosine"
 
 
 def test_the_portfolio_is_greedy() -> None:
@@ -83,33 +108,57 @@ def test_the_portfolio_is_greedy() -> None:
     assert second.lr == pytest.approx(1e-4, rel=0.6)
 
 
+def test_shorter_runs_are_practised_as_probes_of_longer_ones() -> None:
+    frame = runs(1e-2, name="b")
+    few = frame[frame["fraction"].isin([1.0, 0.25])]
+    lessons = gather([runs(5e-3, seeds=2, name="a"), few], RATES, RECIPE.decays)
+    examples = _examples(lessons)
+    full = ~examples.blind
+    assert int(full.sum()) == 2 * len(SHARES) + 2  # the seeds of "a" by lengths; "b", its seed repeated, by one length
+    assert int(examples.blind.sum()) == 2 * len(AS_IF_FULL)
+    assert examples.task[full].tolist().count(1) == 2
+    i = int((examples.blind & (examples.log_share == -3)).nonzero()[0])  # a thirty-second beside a quarter
+    assert torch.equal(examples.readings[i], lessons.readings[0, 0, 0])
+    levels = lessons.readings[0, 0, 3, 0]
+    wanted = (levels - levels.min()).clamp_max(MOST_REGRET)
+    cosine = next(k for k, (schedule, _) in enumerate(lessons.others) if schedule == "cosine")
+    torch.testing.assert_close(examples.target[i, cosine], wanted)
+    assert examples.target[i, cosine + 1 :].isnan().all()
+
+
 def test_moved_pictures() -> None:
     g = torch.Generator().manual_seed(0)
-    seen, target = torch.rand(200, 7, 13, generator=g), torch.rand(200, 4, 13, generator=g)
-    seen[:, 0] = 1
-    new, wanted, moved = _moved(seen, target, g)
+    found, target = torch.rand(200, 4, 13, generator=g), torch.rand(200, 4, 13, generator=g)
+    new, probed, wanted, moved = _moved(found, torch.ones(200, 13, dtype=torch.bool), target, g)
     assert 0.2 < float(moved.float().mean()) < 0.5
     assert torch.equal(wanted[~moved], target[~moved])
     i = int(moved.nonzero()[0])
-    by = int(13 - new[i, 0].sum())
+    by = int(13 - probed[i].sum())
     assert by in (1, 2)
-    right, left = torch.equal(wanted[i, :, by:], target[i, :, :-by]), torch.equal(wanted[i, :, :-by], target[i, :, by:])
+    right = torch.equal(wanted[i, :, by:], target[i, :, :-by]) and torch.equal(new[i, :, by:], found[i, :, :-by])
+    left = torch.equal(wanted[i, :, :-by], target[i, :, by:]) and torch.equal(new[i, :, :-by], found[i, :, by:])
     assert right or left
 
 
 def test_random_probes_are_of_all_kinds() -> None:
-    parts = random_parts(300, 13, torch.full((300,), 6.0), torch.Generator().manual_seed(0))
-    counts = (parts > 0).sum(1)
-    assert set(counts.tolist()) == set(range(10))
-    assert int(parts.max()) == 20
+    best = torch.full((300,), 6)
+    probed = random_probed(best, 13, torch.Generator().manual_seed(0))
+    assert set(probed.sum(1).tolist()) == set(range(10))
+    assert probed.any(0).all()
+    assert int(probed.sum(0)[6]) > 2 * int(probed.sum(0)[0])
 
 
 def test_what_is_learned_predicts_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("learnopt.tuner.network.MEMBERS", 1)
     lessons = gather(corpus(12), RATES, RECIPE.decays)
     known = learn(lessons, "adamw", steps=100)
-    new = gather([runs(2e-3)], RATES, RECIPE.decays)
-    expected = known.expect(new.features[0].tolist(), []).quantile(0.5, 0)
+    new = runs(2e-3)
+    short = new[(new["fraction"] == 0.25) & new["lr"].isin(RATES[4:8])].to_dict("records")
+    probes = [
+        Probe(r["lr"], 0.25, 100, r["valid"][0], r["valid"][POINTS // 2], r["valid"][-1], tuple(r["train"]))
+        for r in short
+    ]
+    expected = known.expect(gather([new], RATES, RECIPE.decays).features[0].tolist(), probes).mean(0)
     best = known.rates[int(expected.amin(0).argmin())]
     assert 0.3 < best / 2e-3 < 3
     one, two = (learn(lessons, "adamw", steps=3).expect(None, []) for _ in range(2))

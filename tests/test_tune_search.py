@@ -11,53 +11,79 @@ import torch
 
 from learnopt.tuner.diagnose import diagnose
 from learnopt.tuner.knowledge import load, names, save
-from learnopt.tuner.probes import CHANNELS, PARTS, Probe, change, encode
-from learnopt.tuner.search import Search, _vertex, plan
+from learnopt.tuner.probes import CHANNELS, SHARES, Probe, change, edges, encode, steps_of
+from learnopt.tuner.search import LEAST_PROBES, Search, _vertex, share_for
 
 
-def test_the_search_keeps_its_budget_and_prolongs_the_promising() -> None:
-    known = load("adamw")
-    for budget in (0.04, 0.3, 1.0, 2.5):
-        search, done, spent = Search(known, None, budget), {}, 0
-        while (asked := search.ask()) is not None:
-            lr, parts = asked
-            cost = parts - done.get(lr, 0)
-            assert cost > 0
-            spent += cost
-            done[lr] = parts
-            off = abs(math.log10(lr / 0.01))
-            search.tell(Probe(lr, parts, 1.0, 0.9 + 0.1 * off, 0.8 + 0.1 * off, (0.9 + 0.1 * off,) * parts), cost)
-        assert 0 < spent <= budget * PARTS
-        assert plan(budget)[0].rates >= 1
-    assert max(done.values()) > min(done.values())
+def probe(lr: float, steps: int = 25, share: float = 0.25, **more: float) -> Probe:
+    losses = {"start": 2.0, "half": 1.5, "valid": 1.0} | more
+    return Probe(lr, share, steps, train=(3.0, 1.5, 1.2, 1.1), **losses)
 
 
-def test_failed_probes_are_not_prolonged() -> None:
-    known = load("adamw")
-    search, asked_for = Search(known, None, 1.0), []
-    while (asked := search.ask()) is not None:
-        lr, _ = asked
+@pytest.mark.parametrize("budget", [0, 2, 12, 50, 100, 103, 250])
+def test_the_search_keeps_its_budget(budget: int) -> None:
+    search, spent = Search(load("adamw"), None, 101, budget), 0
+    while (lr := search.ask()) is not None:
+        off = abs(math.log10(lr / 0.01))
+        search.tell(probe(lr, search.length, search.share, valid=0.8 + 0.1 * off), search.length)
+        spent += search.length
+    assert budget - search.length < spent <= budget or len(search.probes) == len(search.knowledge.rates)
+    assert len({p.lr for p in search.probes}) == len(search.probes)
+
+
+def test_the_longest_probes_are_taken_that_are_enough() -> None:
+    assert share_for(1.0) == share_for(5.0) == 1 / 4
+    assert share_for(0.99) == share_for(0.5) == 1 / 8
+    assert share_for(0.0) == SHARES[0]
+    for steps in (7, 100, 101, 102, 103):
+        search = Search(load("adamw"), None, steps, steps)
+        assert search.share == 1 / 4
+        assert LEAST_PROBES * search.length <= steps
+
+
+def test_probes_move_the_recommendation() -> None:
+    found = []
+    for best in (1e-4, 1e-2):
+        search = Search(load("adamw"), None, 400, 400)
+        for lr in search.knowledge.rates[::2]:
+            off = abs(math.log10(lr / best))
+            search.tell(probe(lr, 100, valid=0.5 + 0.3 * off, half=0.7 + 0.3 * off), 100)
+        found.append(search.recommend().configuration.lr)
+    assert found[0] < 0.2 * found[1]
+
+
+def test_failed_probes_are_information() -> None:
+    search, asked_for = Search(load("adamw"), None, 100, 100), []
+    for _ in range(4):
+        lr = search.ask()
+        assert lr is not None
         asked_for.append(lr)
-        search.tell(Probe(lr, 1, 1.0, math.inf, math.inf, (math.inf,)), 1)
-    assert len(asked_for) == len(set(asked_for))
-    assert "not finite" in search.recommend().doubt
+        search.tell(probe(lr, valid=math.inf, half=math.inf), 3)
+    assert len(set(asked_for)) == 4
+    assert "not finite at any of the 4" in search.recommend().doubt
+    assert search.ask() is not None, "what failed early leaves budget for another"
 
 
 def test_encoding_of_probes() -> None:
-    rates = (1e-3, 1e-2, 1e-1)
-    probes = [
-        Probe(1e-2, 1, 2.0, 2.0, 2.0, (2.0,)),
-        Probe(1e-2, 5, 2.0, 1.5, 1.0, (3.0, 1.5, 1.2, 1.1, 1.0)),
-        Probe(1e-3, 5, 2.0, 2.0, 2.0, (2.0,) * 5),
-    ]
+    rates = (1e-3, 1e-2, 1e-1, 1.0)
+    probes = [probe(1e-2, 5), probe(1e-2), probe(1e-3, valid=2.0), probe(1e-1, valid=math.nan, half=math.nan)]
     found = {name: row.tolist() for name, row in zip(CHANNELS, encode(probes, rates), strict=True)}
-    assert found["probed"] == [1, 1, 0]
-    assert found["valid"] == pytest.approx([0, math.log(0.5), 0])
-    assert found["valid_half"] == pytest.approx([0, math.log(0.75), 0])
-    assert found["train_worst"] == pytest.approx([0, math.log(1.5), 0])
-    assert found["valid_behind"] == pytest.approx([math.log(2), 0, 0])
+    assert found["probed"] == [1, 1, 1, 0]
+    assert found["log_share"] == pytest.approx([-0.4, -0.4, -0.4, 0])
+    assert found["valid"] == pytest.approx([0, math.log(0.5), 2, 0])
+    assert found["behind"] == pytest.approx([math.log(2) ** 0.5, 0, 2**0.5, 0])
+    assert found["half_gain"] == pytest.approx([math.log(0.75), math.log(1.5), 0, 0])
+    assert found["train_worst"] == pytest.approx([math.log(1.5)] * 3 + [0])
+    assert found["train_gap"] == pytest.approx([math.log(0.55), math.log(1.1), -2, 0])
     assert change(-3.0, -2.0) == pytest.approx(-0.5)
     assert change(math.nan, 1.0) == change(math.inf, 1.0) == 4.0
+
+
+def test_lengths_of_probes() -> None:
+    assert [steps_of(0.25, n) for n in (1, 4, 7, 8, 102)] == [1, 1, 1, 2, 25]
+    assert edges(16) == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+    assert edges(3) == [0, 1, 2, 3]
+    assert edges(200, 50)[:3] == [0, 4, 8]
 
 
 def test_the_vertex_of_a_parabola() -> None:
@@ -70,7 +96,7 @@ def test_knowledge_survives_the_disk_and_refuses_damage(tmp_path: Path) -> None:
     known = load("adamw")
     path = save(tmp_path / "mine.safetensors", known, {"tasks": 3})
     again = load(path)
-    probes = [Probe(known.rates[5], 2, 1.0, 0.9, 0.8, (0.95, 0.85))]
+    probes = [probe(known.rates[5])]
     assert torch.equal(again.expect(None, probes), known.expect(None, probes))
     assert again.portfolio == known.portfolio
     path.write_bytes(path.read_bytes()[:-1] + b"!")

@@ -58,6 +58,8 @@ class Estimator(ABC):
     """Settings of a meta-training run that this estimator takes besides those of all."""
     keeps_state: ClassVar[bool] = False
     """True when an episode goes on over several meta-steps; its `carry` is then part of the checkpoint."""
+    kernel: bool = True
+    """False: inner runs go the slow ways, as in `Problem`."""
 
     def __init__(self, pairs: int, sigma: float, frozen: Sequence[str] = ()) -> None:
         self.pairs, self.sigma, self.frozen = pairs, sigma, tuple(frozen)
@@ -68,9 +70,8 @@ class Estimator(ABC):
 
     def problem(self, episode: Episode) -> Problem:
         """The episode's runs, every pair with an initialisation and batches of its own."""
-        return Problem(
-            episode.task, [seed_of(episode.seed, i) for i in range(self.pairs)], copies=2, device=episode.device
-        )
+        seeds = [seed_of(episode.seed, i) for i in range(self.pairs)]
+        return Problem(episode.task, seeds, copies=2, device=episode.device, kernel=self.kernel)
 
     def gradient(self, size: int, estimates: list[Estimate]) -> Tensor:
         """Mean over episodes, `(size,)`: of what a job says itself, or of its differences times their noise."""

@@ -24,8 +24,16 @@ OutputLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def default_loss(outputs: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy where labels are class numbers, mean squared error where they are floating-point targets."""
-    return F.mse_loss(outputs, y) if y.is_floating_point() else F.cross_entropy(outputs, y)
+    """Cross-entropy where labels are class numbers, mean squared error where they are floating-point targets.
+
+    Raises:
+        ValueError: there are not as many outputs as targets.
+    """
+    if not y.is_floating_point():
+        return F.cross_entropy(outputs, y)
+    if outputs.numel() != y.numel():
+        raise ValueError(f"the model's outputs have shape {tuple(outputs.shape)}, the targets {tuple(y.shape)}")
+    return F.mse_loss(outputs, y.reshape(outputs.shape))
 
 
 class Learner(MetaTrained):
@@ -73,6 +81,9 @@ class Learner(MetaTrained):
         """Query losses, support losses and accuracies after each number of steps, each `(B, steps + 1)`."""
 
     # what it may say
+
+    def check_labels(self, episodes: Episode) -> None:
+        """Raise ValueError for class numbers `(B, ...)` that there is no output for."""
 
     def slow(self) -> dict[str, Tensor]:
         """Everything that is meta-learned, by name: leaves that require gradients."""
@@ -132,7 +143,9 @@ class Learner(MetaTrained):
 
     def draw(self, source: EpisodeSource, *key: Any) -> Episode:
         """Tasks number `key` of a source, checked, on the model's device; the last of `key` is how many."""
-        return check(source.draw(seed_of(*key[:-1]), key[-1])).to(self.device)
+        episodes = check(source.draw(seed_of(*key[:-1]), key[-1])).to(self.device)
+        self.check_labels(episodes)
+        return episodes
 
     def evaluate(
         self, tasks: EpisodeSource | Sequence[Episode], count: int = 1000, *, steps: int | None = None, seed: int = 0

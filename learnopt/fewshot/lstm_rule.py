@@ -1,9 +1,12 @@
 """L2L: the coordinatewise two-layer LSTM optimizer, as one more rule.
 
-Source: Andrychowicz et al. 2016, Learning to learn by gradient descent by gradient descent.
+Sources: Andrychowicz et al. 2016, Learning to learn by gradient descent by gradient descent; inputs "moments" after Lv,
+Jiang and Li 2017, Learning gradient descent: better generalization and longer horizons.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +15,14 @@ from learnopt.fewshot.coordinatewise import flat, lstm_cell, lstm_weights, named
 from learnopt.fewshot.rules import Params, Rule, State
 
 LAYERS = ("first", "second")
+INPUTS = {"log": 2, "moments": 3}
+"""What the first layer can read, and how many numbers that is for each coordinate."""
+KEPT = 0.95
+"""Share of the old moments that is kept in a step."""
+TINY = 1e-30
+"""Mean squares of gradients below this count as none."""
+LEAST = 5.0
+"""Decades by which a gradient can have fallen, as the rule is told."""
 
 
 class LSTMRule(Rule):
@@ -23,27 +34,65 @@ class LSTMRule(Rule):
         hidden: units of each layer.
         scale: of the output, in units of the parameters.
         seed: of the initial weights.
+        inputs: the gradient's logarithm and sign ("log", as published), or mean gradient and gradient in units of their
+            root mean square, with its fall so far ("moments"): the same where all losses are multiplied by a number.
     """
 
-    def __init__(self, hidden: int = 20, scale: float = 0.1, seed: int = 0) -> None:
+    def __init__(self, hidden: int = 20, scale: float = 0.1, seed: int = 0, inputs: str = "log") -> None:
         if hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {hidden}")
-        self.hidden, self.scale, self.seed = hidden, scale, seed
+        if inputs not in INPUTS:
+            raise ValueError(f"inputs must be one of {', '.join(INPUTS)}, got {inputs!r}")
+        self.hidden, self.scale, self.seed, self.inputs = hidden, scale, seed, inputs
 
     def theta(self, params: Params) -> Params:
         generator = torch.Generator().manual_seed(self.seed)
         weights: Params = {}
-        for layer, inputs in zip(LAYERS, (2, self.hidden), strict=True):
+        for layer, inputs in zip(LAYERS, (INPUTS[self.inputs], self.hidden), strict=True):
             weights |= named(layer, lstm_weights(inputs, self.hidden, generator))
         return weights | {"out": torch.randn(self.hidden, generator=generator) * 0.1 * self.hidden**-0.5}
 
     def init(self, params: Params) -> State:
-        zeros = flat(params).new_zeros(sum(p.numel() for p in params.values()), self.hidden)
-        return dict.fromkeys(LAYERS, (zeros, zeros))
+        first = flat(params)
+        zeros = first.new_zeros(len(first), self.hidden)
+        state: dict[str, State] = dict.fromkeys(LAYERS, (zeros, zeros))
+        if self.inputs == "moments":
+            none = first.new_zeros(len(first))
+            return state | {"moments": Moments(none, none, none, first.new_zeros(()))}
+        return state
 
     def step(self, theta: Params, params: Params, grads: Params, state: State, loss: Tensor) -> tuple[Params, State]:
-        x, new = preprocess(flat(grads)), {}
+        new = {}
+        if self.inputs == "moments":
+            new["moments"] = state["moments"].after(flat(grads))
+            x = new["moments"].inputs(flat(grads))
+        else:
+            x = preprocess(flat(grads))
         for layer in LAYERS:
             new[layer] = lstm_cell(part(theta, layer), x, *state[layer])
             x = new[layer][0]
         return shaped(flat(params) + self.scale * (x @ theta["out"]), params), new
+
+
+class Moments(NamedTuple):
+    """Moving means of a coordinate's gradient and of its square, `(P,)`, and the largest that the latter was."""
+
+    mean: Tensor
+    square: Tensor
+    peak: Tensor
+    step: Tensor  # ()
+
+    def after(self, g: Tensor) -> Moments:
+        """With one gradient more."""
+        mean, square = torch.lerp(g, self.mean, KEPT), torch.lerp(g * g, self.square, KEPT)
+        step = self.step + 1
+        return Moments(mean, square, torch.maximum(self.peak, square / (1 - KEPT**step)), step)
+
+    def inputs(self, g: Tensor) -> Tensor:
+        """Mean gradient and gradient over the root mean square, and the decades that it has fallen by, `(P, 3)`."""
+        whole = 1 - KEPT**self.step
+        square = self.square / whole
+        seen = square > TINY
+        scale = torch.where(seen, torch.where(seen, square, 1.0).rsqrt(), 0.0)
+        fallen = torch.where(seen, (square / self.peak.clamp_min(TINY)).clamp_min(TINY).log10() / 2, 0.0)
+        return torch.stack([self.mean / whole * scale, g * scale, fallen.clamp_min(-LEAST)], -1)

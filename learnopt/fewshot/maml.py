@@ -18,7 +18,7 @@ from torch.func import functional_call
 from learnopt.fewshot.engine import twice_differentiable, unroll
 from learnopt.fewshot.episode import Episode, check_pairs
 from learnopt.fewshot.evaluation import GROWN
-from learnopt.fewshot.learner import Learner
+from learnopt.fewshot.learner import Learner, default_loss
 from learnopt.fewshot.rates import LearnedRates
 from learnopt.fewshot.rules import SGD, Params, Rule
 from learnopt.task import seed_of
@@ -46,6 +46,7 @@ class InnerLoop(Learner):
             raise ValueError(f"{type(rule).__name__} has no second derivatives: pass second_order=False, or use FOMAML")
         self.rule, self.steps, self.second_order = rule, steps, second_order
         self.fast_names = fast_names(model, adapted)
+        self._outputs: int | None = None  # classes, once they are known
         made = rule.theta(self._initial()[0])
         self.theta: Params = {n: x.detach().clone().requires_grad_() for n, x in made.items()}
 
@@ -109,7 +110,7 @@ class InnerLoop(Learner):
         loss, support = self._loss(fixed), (x.to(self.device), y.to(self.device))
         with torch.random.fork_rng(devices=[]), torch.no_grad(), twice_differentiable():
             torch.manual_seed(seed_of("adapt"))
-            self._check_labels(support)
+            self._check_classes(support[1], support[0])
             end = unroll(loss, self.rule, self.theta, fast, None, [support] * steps, second_order=False)
             before, after = float(end.losses[0]), float(loss(end.params, support))
         if not after <= GROWN * before:
@@ -146,13 +147,23 @@ class InnerLoop(Learner):
 
         return loss
 
-    def _check_labels(self, support: tuple[Tensor, Tensor]) -> None:
-        x, y = support
-        if not y.is_floating_point():
-            outputs = self.model(x).shape[-1]
-            if int(y.min()) < 0 or int(y.max()) >= outputs:
-                found = int(y.min()) if int(y.min()) < 0 else int(y.max())
-                raise ValueError(f"the model has {outputs} outputs, for labels 0 to {outputs - 1}; got label {found}")
+    def check_labels(self, episodes: Episode) -> None:
+        x = episodes.support_x[0]
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for y in (episodes.support_y, episodes.query_y):
+                self._check_classes(y, x)
+
+    def _check_classes(self, y: Tensor, x: Tensor) -> None:
+        """Refuse class numbers that the model has no output for; other losses may mean other things by them."""
+        if self.loss is not default_loss or y.is_floating_point():
+            return
+        if self._outputs is None:
+            self._outputs = copy.deepcopy(self.model)(x).shape[1]  # buffers stay as they are
+        found = int(y.min()) if int(y.min()) < 0 else int(y.max())
+        if not 0 <= found < self._outputs:
+            raise ValueError(
+                f"the model has {self._outputs} outputs, for labels 0 to {self._outputs - 1}; got label {found}"
+            )
 
 
 def _columns(rows: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:

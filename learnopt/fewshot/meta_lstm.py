@@ -60,17 +60,37 @@ class GateRule(Rule):
 class MetaLSTM(InnerLoop):
     """Learns gates and initialisation together; gradients enter as constants, as published.
 
+    All coordinates share the gates, which so learn much faster than the initialisation. Before that is one from which
+    steps help, gates that learn as fast close, or run away; then nothing is left to learn from.
+
     Args:
         lr: the input gate, a learning rate, before training.
         steps: inner steps.
         hidden: units of the LSTM that reads gradients and losses.
         seed: of the gates' initial weights.
+        gate_share: of `meta_lr`, for the gates.
         rest: as in `InnerLoop`.
     """
 
     name = "metalstm"
 
     def __init__(
-        self, model: nn.Module, lr: float = 0.01, steps: int = 5, *, hidden: int = 20, seed: int = 0, **rest: Any
-    ) -> None:
+        self, model: nn.Module, lr: float = 0.01, steps: int = 5, *, hidden: int = 20, seed: int = 0,
+        gate_share: float = 0.1, **rest: Any,
+    ) -> None:  # fmt: skip
+        if not 0 < gate_share < math.inf:
+            raise ValueError(f"gate_share must be a positive number, got {gate_share!r}")
         super().__init__(model, GateRule(lr, hidden, seed), steps, second_order=False, **rest)
+        self.gate_share = gate_share
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"gate_share": self.gate_share}
+
+    def meta_optimizer(self) -> torch.optim.Optimizer:
+        gates = [f"rule.{n}" for n in self.theta]
+        slow = self.slow()
+        groups: list[dict[str, Any]] = [
+            {"params": [p for n, p in slow.items() if n not in gates]},
+            {"params": [slow[n] for n in gates], "share": self.gate_share},
+        ]
+        return torch.optim.Adam(groups, lr=self.meta_lr)

@@ -65,7 +65,7 @@ class MetaTrained(ABC):
         }  # fmt: skip
 
     def meta_optimizer(self) -> torch.optim.Optimizer:
-        """A fresh optimizer of the slow tensors."""
+        """A fresh optimizer of the slow tensors, in their order; a group's "share" multiplies its `meta_lr`."""
         return torch.optim.Adam(list(self.slow().values()), lr=self.meta_lr)
 
     def update(self, loss: float, gradients: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> Row:
@@ -102,8 +102,9 @@ class MetaTrained(ABC):
         )  # fmt: skip
 
         def one(k: int) -> Row:
+            rate = self.meta_lr * META_SCHEDULES[self.meta_schedule](k / meta_steps)
             for group in optimizer.param_groups:
-                group["lr"] = self.meta_lr * META_SCHEDULES[self.meta_schedule](k / meta_steps)
+                group["lr"] = rate * group.get("share", 1.0)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of("meta-step", seed, k))
                 return step(k, optimizer)

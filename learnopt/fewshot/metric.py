@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from learnopt.fewshot.episode import Episode, EpisodeSource, check_pairs
+from learnopt.fewshot.episode import Episode, EpisodeSource, as_source, check_pairs
 from learnopt.fewshot.learner import Learner
+from learnopt.fewshot.meta_trained import check_whole
 from learnopt.fewshot.rules import Params
 from learnopt.task import seed_of
 
@@ -52,6 +54,11 @@ class MetricLearner(Learner):
     @abstractmethod
     def score(scale: Params, support: Tensor, labels: Tensor, queries: Tensor, ways: int) -> Tensor:
         """Logits `(Q, ways)` of embedded queries `(Q, F)`, given the embedded support set `(S, F)`."""
+
+    def check_labels(self, episodes: Episode) -> None:
+        ways, most = ways_of(episodes.support_y), int(episodes.query_y.max())
+        if most >= ways:
+            raise ValueError(f"queries have label {most}, the support sets only 0 to {ways - 1}")
 
     def scale(self) -> Params:
         """Slow tensors besides the embedding; empty unless the learner has some."""
@@ -184,16 +191,17 @@ class Siamese(MetricLearner):
         alike, different = ((each * w).sum() / w.sum().clamp_min(1) for w in (same, 1 - same))
         return (alike + different) / 2
 
-    def verify(self, tasks: EpisodeSource, count: int = 200, *, seed: int = 0) -> dict[str, float]:
+    def verify(self, tasks: EpisodeSource | Sequence[Episode], count: int = 200, *, seed: int = 0) -> dict[str, float]:
         """Same or different, for pairs of a support and a query example of unseen tasks.
 
         Returns:
             `accuracy` at probability 0.5, both kinds of pairs weighted alike; `auc`, the area under the curve of true
             by false positives; `pairs`, how many.
         """
-        logits, same = [], []
+        check_whole(count=count)
+        source, logits, same = as_source(tasks), [], []
         for start in range(0, count, VERIFIED_AT_ONCE):
-            episodes = self.draw(tasks, "verify", seed, start, min(VERIFIED_AT_ONCE, count - start))
+            episodes = self.draw(source, "verify", seed, start, min(VERIFIED_AT_ONCE, count - start))
             with torch.no_grad():
                 found = self._over(episodes, lambda e, scale, ways, a, b: self.same(scale, b, a))
             logits.append(found.flatten().cpu())

@@ -1,4 +1,4 @@
 """Callbacks for other people's trainers, one module each; importing one needs the trainer's package.
 
-`pip install 'learnopt[integrations]'` installs them all.
+`pip install '.[integrations]'` in a checkout installs them all.
 """

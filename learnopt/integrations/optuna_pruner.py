@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,8 +28,8 @@ _TRUSTED = 128
 """Latest trials that show whether like parameters mean like results."""
 _LEADING = 0.02
 """A leading trial is pruned, if at all, where its chance of getting better by `peer_features.MARGIN` is below this."""
-_Key = tuple[str, int]
-"""Name of a study and number of a trial."""
+_Key = tuple[str, int, datetime | None]
+"""Name of a study, number and start of a trial: studies that follow each other may have one name."""
 
 
 class LearnedPruner(BasePruner):
@@ -98,12 +99,12 @@ class LearnedPruner(BasePruner):
         values = _lower_is_better(trial, sign)
         if not any(math.isfinite(v) for v in values.values()):
             return True
-        curves = [c for t in finished if (c := self._curve((study.study_name, t.number), t, sign)) is not None]
+        curves = [c for t in finished if (c := self._curve(_key(study, t), t, sign)) is not None]
         if not any(t.intermediate_values for t in completed) or not curves:
             return False
         total = self._total_steps or max(t.last_step for t in completed if t.last_step is not None)
         near = self._neighbours(trial, curves) if self._use_parameters else None
-        return self._judge((study.study_name, trial.number), values, curves, near, step, float(total))
+        return self._judge(_key(study, trial), values, curves, near, step, float(total))
 
     def _is_check(self, step: int, trial: FrozenTrial) -> bool:
         """Whether no value has been reported since the last step at which a check was due."""
@@ -158,10 +159,10 @@ class LearnedPruner(BasePruner):
 
     def _curve(self, key: _Key, trial: FrozenTrial, sign: float) -> _Curve | None:
         """Best values of a finished trial, None where it has no finite one."""
-        if key not in self._curves:
-            self._curves[key] = _Curve.of(trial, sign)
+        curve = self._curves.get(key)
+        if curve is None:
+            curve = self._curves[key] = _Curve.of(trial, sign)
             _forget_oldest(self._curves)
-        curve = self._curves[key]
         return curve if len(curve.steps) else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -202,6 +203,10 @@ class _Curve(NamedTuple):
         return float(self.best[max(0, int(np.searchsorted(self.steps, step, side="right")) - 1)])
 
 
+def _key(study: Study, trial: FrozenTrial) -> _Key:
+    return study.study_name, trial.number, trial.datetime_start
+
+
 def _lower_is_better(trial: FrozenTrial, sign: float) -> dict[int, float]:
     """A trial's values in the order of their steps; NaN where not finite."""
     ordered = sorted(trial.intermediate_values.items())
@@ -209,5 +214,5 @@ def _lower_is_better(trial: FrozenTrial, sign: float) -> dict[int, float]:
 
 
 def _forget_oldest(kept: dict[Any, Any]) -> None:
-    while len(kept) > _KEPT:
-        del kept[next(iter(kept))]
+    for key in list(kept)[: max(0, len(kept) - _KEPT)]:  # other threads of the study may forget it too
+        kept.pop(key, None)

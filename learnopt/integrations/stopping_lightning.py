@@ -37,6 +37,11 @@ class StopperCallback(Callback):  # type: ignore[misc]
         self.stopper, self.monitor = stopper, monitor
         self.verdict: Any = None
 
+    @property
+    def state_key(self) -> str:
+        """Under which Lightning's checkpoints keep its state: one per metric."""
+        return f"{type(self).__qualname__}[monitor={self.monitor}]"
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the metric just logged; values of the sanity check do not count."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -45,7 +50,7 @@ class StopperCallback(Callback):  # type: ignore[misc]
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise ValueError(f"monitor {self.monitor!r} has not been logged; logged: {logged}")
         self.verdict = self.stopper.update(trainer.callback_metrics[self.monitor], trainer.global_step)
-        if self.verdict.stop:
+        if trainer.strategy.reduce_boolean_decision(self.verdict.stop, all=False):  # one rank alone would wait for ever
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:

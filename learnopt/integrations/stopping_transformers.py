@@ -24,7 +24,8 @@ class StopperCallback(TrainerCallback):  # type: ignore[misc]
         verdict: the last one, None before the first.
 
     Raises:
-        ValueError: `stopper` is none; during training, if evaluations lack `monitor`.
+        ValueError: `stopper` is none; during training, if evaluations lack `monitor`: of several data
+            sets one is enough.
     """
 
     def __init__(self, stopper: Stopper, monitor: str = "eval_loss") -> None:
@@ -33,12 +34,14 @@ class StopperCallback(TrainerCallback):  # type: ignore[misc]
         self.stopper = stopper
         self.monitor = monitor if monitor.startswith("eval_") else f"eval_{monitor}"
         self.verdict: Any = None
+        self._judged, self._lacking = False, ""  # since the last step
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Tell the stopper what the log of a resumed run holds."""
         self.stopper.reset()
+        self.verdict, self._judged, self._lacking = None, False, ""
         for entry in state.log_history:
             if self.monitor in entry:
                 self.verdict = self.stopper.update(entry[self.monitor], entry["step"])
@@ -53,8 +56,17 @@ class StopperCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Judge the metric of the evaluation just done."""
         if not metrics or self.monitor not in metrics:
-            found = ", ".join(sorted(metrics or {})) or "nothing"
-            raise ValueError(f"monitor {self.monitor!r} is not among the metrics: {found}")
+            self._lacking = ", ".join(sorted(metrics or {})) or "nothing"
+            return
+        self._judged = True
         self.verdict = self.stopper.update(metrics[self.monitor], state.global_step)
         if self.verdict.stop:
             control.should_training_stop = True
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Complain if all evaluations since the last step lacked the metric."""
+        if self._lacking and not self._judged:
+            raise ValueError(f"monitor {self.monitor!r} is not among the metrics: {self._lacking}")
+        self._judged, self._lacking = False, ""

@@ -4,9 +4,26 @@
 #include "net.h"
 
 #define OUT 5
+#define MOST (4 * HIDDEN + STOP_HIDDEN) /* outputs of a product */
 #define TINY 1e-30f
 
 static const float global_standard[GLOBAL][2] = GLOBAL_STANDARD, tensor_standard[TENSOR][2] = TENSOR_STANDARD;
+
+/* exp(x) to rounding where that is neither 0 nor infinite; without a call, so that loops become vectors */
+static inline float exponential(float x)
+{
+    x = clamp(x, -87.0f, 88.0f);
+    float n = rintf(1.44269504f * x), r = x - 0.693147181f * n;
+    float series = 1.0f + r * (1.0f + r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r / 720)))));
+    union {
+        int32_t bits;
+        float number;
+    } power = {((int32_t)n + 127) << 23};
+    return series * power.number;
+}
+
+static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+static inline float hyperbolic_tangent(float x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
 
 /* features.observe */
 static void observe(const Net *net, int64_t r, float loss)
@@ -102,12 +119,16 @@ static float base_pull(float step, float horizon)
     return PULL_LOW + (PULL_HIGH - PULL_LOW) * clamp((share - (1.0f - ENDING)) / ENDING, 0.0f, 1.0f);
 }
 
-/* y += x W for W of shape (inputs, outputs) */
-static void add_product(const float *x, const float *w, int inputs, int outputs, float *y)
+/* y += x W for W of shape (inputs, outputs); inlined, so that the sums stay in registers */
+static inline __attribute__((always_inline)) void add_product(const float *x, const float *w, int inputs, int outputs,
+                                                              float *y)
 {
+    float sum[MOST] = {0};
     for (int i = 0; i < inputs; i++)
         for (int j = 0; j < outputs; j++)
-            y[j] += x[i] * w[i * outputs + j];
+            sum[j] += x[i] * w[i * outputs + j];
+    for (int j = 0; j < outputs; j++)
+        y[j] += sum[j];
 }
 
 /* The per-tensor level of rule.decide: LSTM and outputs */
@@ -119,9 +140,11 @@ static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t
     memcpy(gates, theta + o[LSTM_BIAS], sizeof gates);
     add_product(x, theta + o[LSTM_IN], GLOBAL + TENSOR, 4 * HIDDEN, gates);
     add_product(hidden, theta + o[LSTM_HIDDEN], HIDDEN, 4 * HIDDEN, gates);
+    for (int j = 0; j < 4 * HIDDEN; j++)
+        gates[j] = j < 3 * HIDDEN ? sigmoid(gates[j]) : hyperbolic_tangent(gates[j]);
     for (int j = 0; j < HIDDEN; j++) {
-        cell[j] = sigmoid(gates[HIDDEN + j]) * cell[j] + sigmoid(gates[j]) * tanhf(gates[3 * HIDDEN + j]);
-        hidden[j] = sigmoid(gates[2 * HIDDEN + j]) * tanhf(cell[j]);
+        cell[j] = gates[HIDDEN + j] * cell[j] + gates[j] * gates[3 * HIDDEN + j];
+        hidden[j] = gates[2 * HIDDEN + j] * hyperbolic_tangent(cell[j]);
     }
     memcpy(out, theta + o[TENSOR_BIAS], sizeof out);
     add_product(hidden, theta + o[TENSOR_OUT], HIDDEN, OUT, out);
@@ -132,9 +155,11 @@ static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t
 
     float is_matrix = (float)net->is_matrix[k], unit = m[AT_UNIT], rms = sqrtf(m[AT_STATISTICS + 7]);
     float reach = (rms < 1e3f * unit ? rms : 1e3f * unit) + unit, given = net->weight_decay[k];
-    float length = net->lr[k] * reach * smaller(STEP * schedule * expf(clamp(2.0f * out[0], -7.0f, 7.0f)), LONGEST);
+    float longer = exponential(clamp(2.0f * out[0], -7.0f, 7.0f));
+    float more = exponential(3.0f * clamp(out[2], -3.0f, 2.0f));
+    float length = net->lr[k] * reach * smaller(STEP * schedule * longer, LONGEST);
     float shrunk = m[AT_RMS0] / (rms + TINIEST), grown = larger(1.0f - shrunk * shrunk, 0.0f);
-    float learned = clamp(DECAY * schedule * expf(3.0f * clamp(out[2], -3.0f, 2.0f)), 0.0f, 0.5f) * is_matrix * grown;
+    float learned = clamp(DECAY * schedule * more, 0.0f, 0.5f) * is_matrix * grown;
     m[AT_STEP_SIZE] = length;
     m[AT_DECAY] = clamp(given == given ? length * given : learned * net->lr[k], 0.0f, 1.0f);
     m[AT_GATE] = sigmoid(out[3]) * is_matrix;
@@ -154,12 +179,13 @@ void decide(const Net *net, const float *loss, float horizon)
     for (int64_t r = 0; r < net->runs; r++) {
         const float *theta = net->theta + r * net->theta_stride;
         const int64_t *o = net->offset;
-        float summary[SUMMARISED] = {0}, x[GLOBAL + TENSOR], context[CONTEXT], *g = net->columns + r * GLOBAL;
+        float summary[SUMMARISED] = {0}, x[GLOBAL + TENSOR], context[CONTEXT];
+        float *g = net->columns + r * GLOBAL, *seen = net->tensor_columns + r * n * TENSOR;
         static const int summarised[SUMMARISED] = {0, 2, 3, 6, 9, 10};
         if (loss)
             observe(net, r, loss[r]);
         for (int64_t k = 0; k < n; k++) {
-            float t[TENSOR];
+            float *t = seen + k * TENSOR;
             tensor_columns(net, r, k, t);
             for (int i = 0; i < SUMMARISED; i++)
                 summary[i] += net->share[k] * t[summarised[i]];
@@ -169,19 +195,17 @@ void decide(const Net *net, const float *loss, float horizon)
         add_product(g, theta + o[GLOBAL_IN], GLOBAL, CONTEXT, context);
         float logit = 0.0f;
         for (int j = 0; j < CONTEXT; j++)
-            logit += tanhf(context[j]) * theta[o[GLOBAL_OUT] + j];
+            logit += hyperbolic_tangent(context[j]) * theta[o[GLOBAL_OUT] + j];
         for (int j = 0; j < GLOBAL; j++)
             logit += g[j] * theta[o[GLOBAL_SKIP] + j];
         float *run = net->run + r * RUN;
-        float schedule = base_schedule(run[RUN_STEP], horizon) * expf(2.0f * clamp(logit, -3.0f, 3.0f));
+        float schedule = base_schedule(run[RUN_STEP], horizon) * exponential(2.0f * clamp(logit, -3.0f, 3.0f));
         float pull = base_pull(run[RUN_STEP], horizon);
         run[RUN_SCHEDULE] = schedule;
         run[RUN_STEP] += 1.0f;
         memcpy(x, g, GLOBAL * sizeof(float));
         for (int64_t k = 0; k < n; k++) {
-            tensor_columns(net, r, k, x + GLOBAL);
-            if (net->tensor_columns)
-                memcpy(net->tensor_columns + (r * n + k) * TENSOR, x + GLOBAL, TENSOR * sizeof(float));
+            memcpy(x + GLOBAL, seen + k * TENSOR, TENSOR * sizeof(float));
             decide_tensor(net, theta, r, k, x, schedule, pull);
         }
     }
@@ -195,7 +219,7 @@ void follow(const Net *net, const float *in, const float *bias, const float *out
         memcpy(hidden, bias, sizeof hidden);
         add_product(net->columns + r * GLOBAL, in, GLOBAL, STOP_HIDDEN, hidden);
         for (int j = 0; j < STOP_HIDDEN; j++)
-            logit += tanhf(hidden[j]) * out[j];
+            logit += hyperbolic_tangent(hidden[j]) * out[j];
         run[RUN_SEEN] += 1.0f;
         run[RUN_STOP] = lerp(run[RUN_STOP], sigmoid(logit), larger(1.0f / run[RUN_SEEN], STOP_MEMORY));
     }

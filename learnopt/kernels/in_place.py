@@ -17,7 +17,7 @@ from learnopt.layout import Layout, TensorShape
 from learnopt.orthogonal import block_rows
 from learnopt.rule import RuleState
 
-CHUNK = 64 * 1024
+CHUNK = 32 * 1024
 """Parameters of a vector that are moved in one go; matrices are moved in the blocks that are orthogonalised at once."""
 SHARED = 128 * 1024
 """Parameters in all from which on threads share the work."""
@@ -65,16 +65,13 @@ class InPlaceNet:
 
     Args:
         theta: meta-weights, `(SIZE,)` for all runs or `(N, SIZE)`; contiguous float32, as everything here.
-        record: keep `tensor_columns`.
 
     Attributes:
         columns: `(N, len(GLOBAL))`, what the rule saw of the runs in the last step.
-        tensor_columns: `(N, n, len(TENSOR))`, what it saw of the tensors, when recorded.
+        tensor_columns: `(N, n, len(TENSOR))`, what it saw of the tensors.
     """
 
-    def __init__(
-        self, theta: Tensor, layout: Layout, n: int, options: Options | None = None, *, record: bool = False
-    ) -> None:
+    def __init__(self, theta: Tensor, layout: Layout, n: int, options: Options | None = None) -> None:
         loaded = library.load()
         assert loaded is not None, "ask available() first"
         count = len(layout.tensors)
@@ -85,7 +82,7 @@ class InPlaceNet:
         options = options or fixed.options
         self._library = loaded
         self.columns = torch.zeros(n, len(features.GLOBAL))
-        self.tensor_columns = torch.zeros(n, count, len(features.TENSOR)) if record else torch.zeros(0)
+        self.tensor_columns = torch.zeros(n, count, len(features.TENSOR))
         context = torch.zeros(n, count, meta_network.WIDTH)
         sums = torch.empty(len(jobs.table), len(features.STATISTICS))
         none: list[Tensor | None] = [None] * count
@@ -99,7 +96,7 @@ class InPlaceNet:
             share=fixed.share.data_ptr(), shape_columns=fixed.shape_columns.data_ptr(),
             lr=options.lr.data_ptr(), weight_decay=options.weight_decay.data_ptr(), run=None,
             columns=self.columns.data_ptr(), context=context.data_ptr(),
-            tensor_columns=self.tensor_columns.data_ptr() if record else None,
+            tensor_columns=self.tensor_columns.data_ptr(),
             **{name: ctypes.addressof(pointers) for name, pointers in self._lists.items()},
         )  # fmt: skip
         self._kept = (theta, options, context, sums, jobs)  # the memory pointed at
@@ -134,6 +131,10 @@ class InPlaceNet:
         """One step of all runs; entries of gradients that are not finite count as 0."""
         dense = [g.contiguous() for g in grads]
         self._lists["grad"][:] = [g.data_ptr() for g in dense]
+        self.move(loss, horizon, nudge)
+
+    def move(self, loss: Tensor | None, horizon: float, nudge: Tensor | None = None) -> None:
+        """The step for the gradients that `largest` has just looked at."""
         told = None if loss is None else loss.detach().contiguous()
         added = None if nudge is None else nudge.contiguous()
         self._net.nudge = None if added is None else added.data_ptr()
@@ -212,13 +213,11 @@ class InPlaceRuns:
         params: the current parameters, leaves that require gradients; every step changes them in place.
     """
 
-    def __init__(
-        self, theta: Tensor, layout: Layout, params: list[Tensor], state: RuleState, *, record: bool = False
-    ) -> None:
+    def __init__(self, theta: Tensor, layout: Layout, params: list[Tensor], state: RuleState) -> None:
         self.params = [_own(p) for p in params]
         self._moments = Moments(*([_own(x) for x in moment] for moment in (state.fast, state.average, state.square)))
         self._memories, self._run = memory.pack(state)
-        self._net = InPlaceNet(_own(theta), layout, len(self._run), record=record)
+        self._net = InPlaceNet(_own(theta), layout, len(self._run))
         self._net.point(self._memories, self._run, self.params, self._moments)
         for p in self.params:
             p.requires_grad_()
@@ -230,7 +229,7 @@ class InPlaceRuns:
 
     @property
     def tensor_columns(self) -> Tensor:
-        """`(N, n, len(TENSOR))`, what it saw of the tensors; nothing unless recorded."""
+        """`(N, n, len(TENSOR))`, what it saw of the tensors."""
         return self._net.tensor_columns
 
     def step(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -21,13 +23,15 @@ SOURCES = ("step.c", "decide.c", "elements.c", "orthogonalise.c")
 HEADERS = ("net.h", "elements.h", "orthogonalise.h", "products.h")
 SWITCH = "LEARNOPT_KERNEL"
 """Environment variable: `torch` turns the compiled kernel off."""
+NATIVE = "-march=native"
 FLAGS = (
-    "-O3", "-march=native", "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
+    "-O3", NATIVE, "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
     "-fassociative-math", "-fno-signed-zeros", "-freciprocal-math", "-ffp-contract=fast",
 )  # fmt: skip
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
 OPENMP = "-fopenmp"
 """Threads of the runtime that torch has loaded; where the compiler has no such thing, Python's share the work."""
+_LOG = logging.getLogger("learnopt")
 _TIME_LIMIT = 120.0
 _ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
@@ -82,32 +86,46 @@ def _command(compiler: str) -> list[str]:
     return [compiler, *FLAGS, *WIDE, *values]
 
 
-def _machine() -> str:
-    """The processor's abilities: code for `-march=native` must not wander to another processor."""
+_PROCESSOR = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features")
+
+
+def _machine(compiler: str) -> str:
+    """The processor and its abilities: code for `-march=native` must not wander to another one in a shared folder."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    except OSError:  # no Linux
         lines = []
-    abilities = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return f"{platform.system()} {platform.machine()} {abilities}"
+    lines = [line for line in lines if line.startswith(_PROCESSOR)]
+    if not lines:
+        command = [compiler, NATIVE, "-dM", "-E", "-x", "c", os.devnull]  # what it takes the processor for
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIME_LIMIT, check=False)
+            lines = done.stdout.splitlines()
+    return "\n".join([platform.system(), platform.machine(), platform.processor(), *lines])
 
 
-def _folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "learnopt"
+def cache() -> Path | None:
+    """Where compiled libraries are kept; None for users without a home."""
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return Path(home) / "learnopt"
 
 
 def build(folder: Path) -> Path | None:
-    """The shared library in `folder`, compiled unless it is there; None without a compiler that takes the source."""
+    """The shared library in `folder`, compiled unless it is there; None without a compiler that takes the source, or
+    where files cannot be written or run."""
     compiler = shutil.which(os.environ.get("CC", "")) or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return None
     texts = [(FOLDER / name).read_text(encoding="utf-8") for name in SOURCES + HEADERS]
-    commands = [[*_command(compiler), OPENMP], _command(compiler)]
-    for command in commands:
-        key = hashlib.sha256("\0".join([*command, _machine(), *texts]).encode()).hexdigest()
+    command, machine = _command(compiler), _machine(compiler)
+    portable = [flag for flag in command if flag != NATIVE]  # not every compiler knows its own processor
+    for tried in ([*command, OPENMP], command, portable):
+        key = hashlib.sha256("\0".join([*tried, machine, *texts]).encode()).hexdigest()
         path = folder / f"step-{key[:16]}.so"
-        if path.exists() or _compiled(command, path):
+        if (path.exists() and _opened(path) is not None) or _compiled(tried, path):
             return path
     return None
 
@@ -121,34 +139,41 @@ def _compiled(command: list[str], path: Path) -> bool:
             subprocess.run(
                 [*command, *sources, "-o", str(made), "-lm"], check=True, capture_output=True, timeout=_TIME_LIMIT
             )
-            ctypes.CDLL(str(made))  # some compilers take -fopenmp and have no library for it
-            os.replace(made, path)
+            if _opened(made) is None:  # some compilers take -fopenmp and have no library for it
+                return False
+            os.replace(made, path)  # at once: other processes may be at the same
     except (OSError, subprocess.SubprocessError):
         return False
     return True
 
 
-@lru_cache(maxsize=1)
-def load() -> ctypes.CDLL | None:
-    """The library, or None where it is turned off or cannot be built."""
-    if os.environ.get(SWITCH, "").lower() == "torch":
-        return None
-    path = build(_folder()) if _writable(_folder()) else None
-    if path is None:
-        return None
+def _opened(path: Path) -> ctypes.CDLL | None:
+    """The library with its functions declared; None for a damaged file, or on a mount that forbids execution."""
     try:
         library = ctypes.CDLL(str(path))
-    except OSError:  # a damaged file in the cache, or a mount that forbids execution
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError):
         return None
-    for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
     return library
 
 
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
+@lru_cache(maxsize=1)
+def load() -> ctypes.CDLL | None:
+    """The library, or None where it is off or cannot be built, which is said once: steps take far longer then."""
+    if os.environ.get(SWITCH, "").lower() == "torch":
+        return None
+    kept = cache()
+    path = None if kept is None else build(kept)
+    if path is not None:
+        return _opened(path)
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory() as folder:  # for this process alone
+        path = build(Path(folder))
+        if path is not None:
+            return _opened(path)
+    _LOG.warning(
+        "learnopt found no C compiler (cc, gcc or $CC) that works: steps on the CPU take several times as long; "
+        "LEARNOPT_KERNEL=torch silences this"
+    )
+    return None

@@ -39,7 +39,7 @@ typedef struct {
     float **memory;             /* (N, MEMORY) each: learnopt/memory.py */
     float *run;                 /* (N, RUN): learnopt/memory.py */
     float *columns;             /* (N, GLOBAL) */
-    float *tensor_columns;      /* (N, n, TENSOR) out; NULL where nobody reads them */
+    float *tensor_columns;      /* (N, n, TENSOR) */
     const float *nudge;         /* (N, n, OUT), added to the raw outputs; NULL for none */
     float *context;             /* (N, n, WIDTH) */
     float **param, **fast, **average, **square; /* (N, size) each */
@@ -49,7 +49,6 @@ typedef struct {
 static inline float clamp(float x, float low, float high) { return x < low ? low : (x > high ? high : x); }
 static inline float larger(float a, float b) { return a > b ? a : b; }
 static inline float smaller(float a, float b) { return a < b ? a : b; }
-static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 static inline float log_ratio(float a, float b, float floor) { return logf(larger(a, floor) / larger(b, floor)); }
 static inline float lerp(float a, float b, float w) { return a + w * (b - a); }
 

@@ -22,65 +22,81 @@ int64_t orthogonalise_room(int64_t rows, int64_t length)
     return padded(rows) * padded(length) + 4 * m * m + PANEL * m;
 }
 
-/* c = weight * (a' b) + share * other + diagonal * 1 for a and b of shape (k, m), where that is symmetric; `other` may be
- * c. Tiles below the diagonal are mirrored, those on it made symmetric: what of a is not grows from product to product. */
-static __attribute__((noinline)) void symmetric(int64_t m, int64_t k, const float *a, const float *b, float weight,
-                                                const float *other, float share, float diagonal, float *c)
+/* Write a tile of a symmetric matrix and its mirror image; that on the diagonal is made symmetric: what of it is not
+ * grows from product to product. */
+static inline __attribute__((always_inline)) void put(int64_t m, int64_t i, int64_t j, const lanes *row, float *c)
 {
-    for (int64_t i = 0; i < m; i += LANES)
-        for (int64_t j = i; j < m; j += LANES) {
-            lanes sum[LANES], turned[LANES];
-            float *above = c + i * m + j, *below = c + j * m + i;
-            tile(k, a + i, 1, m, b + j, m, sum);
-            FOR_LANES(r) sum[r] *= weight;
-            if (other)
-                FOR_LANES(r) sum[r] += share * *(const lanes *)(other + (i + r) * m + j);
-            FOR_LANES(r) turned[r] = sum[r];
-            turn(turned);
-            if (i == j) {
-                FOR_LANES(r) *(lanes *)(above + r * m) = 0.5f * (sum[r] + turned[r]);
-                for (int r = 0; r < LANES; r++)
-                    above[r * m + r] += diagonal;
-                continue;
-            }
-            FOR_LANES(r) *(lanes *)(above + r * m) = sum[r];
-            FOR_LANES(r) *(lanes *)(below + r * m) = turned[r];
-        }
+    lanes turned[LANES];
+    FOR_LANES(r) turned[r] = row[r];
+    turn(turned);
+    if (i == j) {
+        FOR_LANES(r) *(lanes *)(c + (i + r) * m + i) = 0.5f * (row[r] + turned[r]);
+        return;
+    }
+    FOR_LANES(r) *(lanes *)(c + (i + r) * m + j) = row[r];
+    FOR_LANES(r) *(lanes *)(c + (j + r) * m + i) = turned[r];
 }
 
-/* c = x x' for x of shape (m, n), turned panel by panel */
-static void gram_of_wide(int64_t m, int64_t n, const float *x, float *panel, float *c)
+/* c = weight * (a b) + share * a + diagonal * 1 for matrices (m, m) that are polynomials of one symmetric one */
+static __attribute__((noinline)) void symmetric(int64_t m, const float *a, const float *b, float weight, float share,
+                                                float diagonal, float *c)
 {
-    memset(c, 0, (size_t)(m * m) * sizeof *c);
-    for (int64_t start = 0; start < n; start += PANEL) {
-        int64_t k = n - start < PANEL ? n - start : PANEL;
-        for (int64_t i = 0; i < m; i += LANES)
-            for (int64_t j = 0; j < k; j += LANES) {
+    _Alignas(64) float sum[LANES * 3 * LANES];
+    for (int64_t i = 0; i < m; i += LANES)
+        for (int64_t j = i, next; j < m; j = next) {
+            int width = taken(m - j);
+            next = j + width * LANES;
+            add_product(m, a + i, m, b + j, m, width, 0, sum, 3 * LANES);
+            for (int64_t at = j; at < next; at += LANES) {
                 lanes row[LANES];
-                FOR_LANES(r) row[r] = *(const lanes *)(x + (i + r) * n + start + j);
-                turn(row);
-                FOR_LANES(r) *(lanes *)(panel + (j + r) * m + i) = row[r];
+                FOR_LANES(r) row[r] = weight * *(const lanes *)(sum + r * 3 * LANES + at - j);
+                FOR_LANES(r) row[r] += share * *(const lanes *)(a + (i + r) * m + at);
+                put(m, i, at, row, c);
             }
-        symmetric(m, k, panel, panel, 1.0f, c, 1.0f, 0.0f, c);
-    }
+        }
+    for (int64_t i = 0; i < m; i++)
+        c[i * m + i] += diagonal;
+}
+
+/* c = a b of such matrices */
+static void product(int64_t m, const float *a, const float *b, float *c) { symmetric(m, a, b, 1.0f, 0.0f, 0.0f, c); }
+
+/* The tiles of c from the diagonal on += a' a for a of shape (k, m) */
+static __attribute__((noinline)) void add_squares(int64_t m, int64_t k, const float *a, float *c)
+{
+    for (int64_t i = 0; i < m; i += LANES)
+        for (int64_t j = i; j < m; j += taken(m - j) * LANES)
+            add_product(k, a + i, m, a + j, m, taken(m - j), 1, c + i * m + j, m);
+}
+
+/* panel = x' for k columns of x, of shape (m, n) */
+static void turn_panel(int64_t m, int64_t n, int64_t k, const float *x, float *panel)
+{
+    for (int64_t i = 0; i < m; i += LANES)
+        for (int64_t j = 0; j < k; j += LANES) {
+            lanes row[LANES];
+            FOR_LANES(r) row[r] = *(const lanes *)(x + (i + r) * n + j);
+            turn(row);
+            FOR_LANES(r) *(lanes *)(panel + (j + r) * m + i) = row[r];
+        }
 }
 
 /* x = q x for x of shape (m, n) and symmetric q */
-static void apply_to_wide(int64_t m, int64_t n, const float *q, float *x, float *panel)
+static __attribute__((noinline)) void apply_to_wide(int64_t m, int64_t n, const float *q, float *x, float *panel)
 {
-    for (int64_t j = 0; j < n; j += LANES) {
+    for (int64_t j = 0, wide; j < n; j += wide) {
+        int width = taken(n - j);
+        wide = width * LANES;
         for (int64_t i = 0; i < m; i++)
-            *(lanes *)(panel + i * LANES) = *(const lanes *)(x + i * n + j);
-        for (int64_t i = 0; i < m; i += LANES) {
-            lanes sum[LANES];
-            tile(m, q + i, 1, m, panel, LANES, sum);
-            FOR_LANES(r) *(lanes *)(x + (i + r) * n + j) = sum[r];
-        }
+            for (int64_t p = 0; p < wide; p += LANES)
+                *(lanes *)(panel + i * wide + p) = *(const lanes *)(x + i * n + j + p);
+        for (int64_t i = 0; i < m; i += LANES)
+            add_product(m, q + i, m, panel, wide, width, 0, x + i * n + j, n);
     }
 }
 
 /* x = x q for x of shape (n, m) and symmetric q */
-static void apply_to_tall(int64_t m, int64_t n, const float *q, float *x, float *panel)
+static __attribute__((noinline)) void apply_to_tall(int64_t m, int64_t n, const float *q, float *x, float *panel)
 {
     for (int64_t i = 0; i < n; i += LANES) {
         for (int64_t j = 0; j < m; j += LANES) {
@@ -89,22 +105,28 @@ static void apply_to_tall(int64_t m, int64_t n, const float *q, float *x, float 
             turn(row);
             FOR_LANES(r) *(lanes *)(panel + (j + r) * LANES) = row[r];
         }
-        for (int64_t j = 0; j < m; j += LANES) {
-            lanes sum[LANES];
-            tile(m, panel, 1, LANES, q + j, m, sum);
-            FOR_LANES(r) *(lanes *)(x + (i + r) * m + j) = sum[r];
-        }
+        for (int64_t j = 0; j < m; j += taken(m - j) * LANES)
+            add_product(m, panel, LANES, q + j, m, taken(m - j), 0, x + i * m + j, m);
     }
 }
 
-/* The Gram matrix of the block, and its trace */
+/* The Gram matrix of the block, panel by panel, and its trace */
 static float gram(int64_t m, int64_t n, int64_t tall, const float *x, float *panel, float *a)
 {
     float trace = 0.0f;
-    if (tall)
-        symmetric(m, n, x, x, 1.0f, 0, 0.0f, 0.0f, a);
-    else
-        gram_of_wide(m, n, x, panel, a);
+    memset(a, 0, (size_t)(m * m) * sizeof *a);
+    for (int64_t start = 0; start < n; start += PANEL) {
+        int64_t k = n - start < PANEL ? n - start : PANEL;
+        if (!tall)
+            turn_panel(m, n, k, x + start, panel);
+        add_squares(m, k, tall ? x + start * m : panel, a);
+    }
+    for (int64_t i = 0; i < m; i += LANES)
+        for (int64_t j = i; j < m; j += LANES) {
+            lanes row[LANES];
+            FOR_LANES(r) row[r] = *(const lanes *)(a + (i + r) * m + j);
+            put(m, i, j, row, a);
+        }
     for (int64_t i = 0; i < m; i++)
         trace += a[i * m + i];
     return trace;
@@ -137,7 +159,7 @@ static float largest(int64_t size, const float *x)
 static void polynomial(int64_t m, int step, const float *a, float *p)
 {
     const float *c = polynomials[step];
-    symmetric(m, m, a, a, c[2], a, c[1], c[0], p);
+    symmetric(m, a, a, c[2], c[1], c[0], p);
 }
 
 static void apply(int64_t m, int64_t n, int64_t tall, const float *q, float *x, float *panel)
@@ -170,12 +192,12 @@ static void compose(int64_t m, int64_t n, int64_t tall, float trace, float *x, f
         if (step == 0)
             memcpy(q, p, (size_t)(m * m) * sizeof *q);
         else {
-            symmetric(m, m, p, q, 1.0f, 0, 0.0f, 0.0f, spare);
+            product(m, p, q, spare);
             swap = q, q = spare, spare = swap;
         }
         if (step < STEPS - 1) {
-            symmetric(m, m, p, a, 1.0f, 0, 0.0f, 0.0f, spare);
-            symmetric(m, m, spare, p, 1.0f, 0, 0.0f, 0.0f, a);
+            product(m, p, a, spare);
+            product(m, spare, p, a);
         }
     }
     scale(m * m, 1.0f / sqrtf(trace), q);

@@ -8,7 +8,10 @@
 #include "elements.h"
 #include "orthogonalise.h"
 
-#define SPAN 8192 /* elements moved at once: long for the memory's look-ahead, short for the second cache */
+#ifdef __SSE__
+#include <xmmintrin.h>
+#define NO_DENORMALS 0x8040 /* neither read nor written */
+#endif
 
 #ifdef _OPENMP
 int omp_get_thread_num(void);
@@ -59,34 +62,31 @@ static void move(const Net *net, int64_t j, float *room)
     float *sums = net->sums + j * STATISTICS;
     int given = net->weight_decay[k] == net->weight_decay[k];
     Elements e = elements(net, job);
+    Terms t = terms(theta, net->offset, m, context, net->root[k], given);
     memset(sums, 0, STATISTICS * sizeof *sums);
     if (net->is_matrix[k]) {
         e.momentum = room;
         e.momentum_stride = orthogonalise_stride(e.length);
-        moments(&e, m);
+        moments(&e, &t);
         orthogonalise(room, e.rows, e.length, job->tall);
-        advance(&e, theta, net->offset, m, context, net->root[k], given, sums);
-        return;
-    }
-    float unused[SPAN]; /* the gate of what is no matrix is 0 */
-    e.momentum = unused;
-    for (int64_t left = job->length; left > 0; left -= SPAN) {
-        e.length = left < SPAN ? left : SPAN;
-        moments(&e, m);
-        advance(&e, theta, net->offset, m, context, 0.0f, given, sums);
-        e.grad += SPAN, e.param += SPAN, e.fast += SPAN, e.average += SPAN, e.square += SPAN;
-    }
+        advance(&e, &t, sums);
+    } else
+        advance_vector(&e, &t, sums);
 }
 
-/* Do jobs that nobody has begun until there are none: those of the first or the second kind. */
+/* Do jobs that nobody has begun until there are none: those of the first or the second kind. Where gradients have
+ * stayed zero, momenta decay until they are denormal: calculating with those takes many times as long, for nothing. */
 void take_jobs(const Net *net, int64_t moves, int64_t *next, float *room)
 {
-    for (;;) {
-        int64_t i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
-        if (i >= net->number)
-            return;
+#ifdef NO_DENORMALS
+    unsigned before = _mm_getcsr();
+    _mm_setcsr(before | NO_DENORMALS);
+#endif
+    for (int64_t i; (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < net->number;)
         (moves ? move : look)(net, net->order[i], room);
-    }
+#ifdef NO_DENORMALS
+    _mm_setcsr(before);
+#endif
 }
 
 /* All jobs, in so many threads, each with `room` floats of its own. */

@@ -51,15 +51,22 @@ def measure(x: Any, weights: Array) -> tuple[Array, Array]:
 
     The scale is the standard deviation, 1 for constant columns. Sparse ones keep their zeros: centre 0, scale the root
     mean square.
+
+    Raises:
+        ValueError: values are so large that their squares overflow.
     """
     share = weights / weights.sum()
-    if hasattr(x, "tocsr"):
-        centre = np.zeros(x.shape[1])
-        square = np.asarray(x.multiply(x).T @ share).ravel()
-    else:
-        x = x.astype(np.float64)
-        centre = share @ x
-        square = share @ (x - centre) ** 2
+    with np.errstate(over="ignore", invalid="ignore"):
+        if hasattr(x, "tocsr"):
+            centre = np.zeros(x.shape[1])
+            square = np.asarray(x.multiply(x).T @ share).ravel()
+        else:
+            x = x.astype(np.float64)
+            centre = share @ x
+            square = share @ (x - centre) ** 2
+    if not np.isfinite(square).all():
+        largest = float(abs(x).max())
+        raise ValueError(f"values are too large to be standardised, up to {largest:g}: their squares overflow")
     scale = np.sqrt(square)
     return centre, np.where(scale > 10 * np.finfo(np.float32).eps * np.abs(centre), scale, 1.0)
 

@@ -59,14 +59,15 @@ class Curves:
 
 
 def read(*folders: Path) -> Curves:
-    """All curves of one or more corpora, tasks by their names.
+    """All curves of one or more corpora's full runs, tasks by their names.
 
     Raises:
         ValueError: a corpus holds none.
     """
     frames: list[pd.DataFrame] = []
     for folder in folders:
-        found = [f for f in Corpus(folder).frames() if len(f)]
+        full = (f[f["fraction"] == 1] if "fraction" in f else f for f in Corpus(folder).frames())
+        found = [f for f in full if len(f)]
         if not found:
             raise ValueError(f"no recorded runs in {folder}; `learnopt record {folder}` makes some")
         frames += map(_named, found)

@@ -106,7 +106,7 @@ class Patience(Stopper):
             return Verdict(
                 False, "improved" if self._wait == 0 else f"improved, not beyond the baseline ({self._wait})"
             )
-        reason = f"no improvement in {self._wait} of {self.patience} values"
+        reason = f"no improvement in {self._wait} values, patience is {self.patience}"
         return Verdict(self._wait >= self.patience and not first, reason)
 
     def _keep(self, step: float) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch import Tensor
+
 from learnopt.stopping.stopper import Stopper, Verdict, check_number, check_whole
 
 THRESHOLD_MODES = ("rel", "abs")
@@ -18,7 +20,7 @@ class DecayOnPlateau(Stopper):
 
     Args:
         optimizer: a torch optimizer whose groups' `lr` is changed; None: `Verdict.lr_factor` says what to do.
-        factor: of the learning rate, between 0 and 1.
+        factor: of the learning rate, below 1.
         patience: values without improvement that are tolerated; the next one decays.
         threshold: smallest improvement that counts.
         threshold_mode: "rel": a share of the best value; "abs": in units of the metric.
@@ -47,6 +49,8 @@ class DecayOnPlateau(Stopper):
         if threshold_mode not in THRESHOLD_MODES:
             raise ValueError(f"threshold_mode must be 'rel' or 'abs', got {threshold_mode!r}")
         self.factor = check_number(factor, "factor", 0, 1)
+        if self.factor == 1:
+            raise ValueError("factor must be below 1, got 1: the learning rate would never fall")
         self.patience = check_whole(patience, "patience", 0)
         self.threshold, self.threshold_mode = check_number(threshold, "threshold", 0), threshold_mode
         self.cooldown = check_whole(cooldown, "cooldown", 0)
@@ -60,7 +64,11 @@ class DecayOnPlateau(Stopper):
         verdict = super().update(value, step)
         if verdict.lr_factor != 1 and self._optimizer is not None:
             for group in self._optimizer.param_groups:
-                group["lr"] = max(group["lr"] * verdict.lr_factor, self.min_lr)
+                rate = max(float(group["lr"]) * verdict.lr_factor, self.min_lr)
+                if isinstance(group["lr"], Tensor):  # in place, as torch's schedulers do: compiled steps hold on to it
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
         return verdict
 
     def _forget(self) -> None:

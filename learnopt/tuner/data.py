@@ -169,7 +169,14 @@ def usual_loss(source: Source) -> Loss:
         if y.is_floating_point():
             return functional.mse_loss(output, y.reshape(output.shape) if y.numel() == output.numel() else y)
         if output.dim() == 1 or output.shape[1] == 1:
+            if not bool(((y == 0) | (y == 1)).all()):
+                raise ValueError(
+                    f"y holds whole numbers up to {int(y.max())} and the model has one output: give y as floats to "
+                    "fit a quantity, or the model an output for each class"
+                )
             return functional.binary_cross_entropy_with_logits(output, y.reshape(output.shape).to(output.dtype))
-        return functional.cross_entropy(output, y)
+        if int(y.max()) >= output.shape[1]:
+            raise ValueError(f"y holds class {int(y.max())} and the model has outputs for 0 to {output.shape[1] - 1}")
+        return functional.cross_entropy(output, y.flatten(1)[:, 0] if y.shape == (len(output), 1) else y)
 
     return loss

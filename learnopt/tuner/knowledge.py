@@ -15,9 +15,9 @@ from torch import Tensor
 from learnopt import carded
 from learnopt.carded import ArtifactError
 from learnopt.tuner import diagnosis_network, meta_features, network
-from learnopt.tuner.probes import CHANNELS, Probe, change, encode
+from learnopt.tuner.probes import CHANNELS, SHARES, Probe, change, encode
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = Path(__file__).resolve().parents[1] / "weights" / "tuner"
 CLIP = 4.0
 """Standardised meta-features are clipped here."""
@@ -39,7 +39,8 @@ class Knowledge:
         members: the networks that vote.
         others: `(schedule, weight decay)` of each output.
         portfolio: configurations in the order in which they should be tried without knowing anything.
-        levels: usual log of the best final loss over the one before training, and over the best probe's, `(2,)`.
+        levels: usual log of the best final loss over the one before training, and over the best probe's of each length,
+            `(1 + len(SHARES),)`.
     """
 
     optimizer: str
@@ -71,9 +72,12 @@ class Knowledge:
     def level(self, probes: Sequence[Probe]) -> float:
         """Expected log of the best final validation loss over the one before training: by what is usual in the corpus,
         after the best probe if there is one. The median; half of the tasks are off by more than about a third."""
-        reached = [change(p.valid, p.start) for p in probes if not p.failed]
-        usual, further = float(self.levels[0]), float(self.levels[1])
-        return min(min(reached), 0.0) + further if reached else usual
+        reached = {p.share: change(p.valid, p.start) for p in sorted(probes, key=lambda p: -p.valid) if not p.failed}
+        if not reached:
+            return float(self.levels[0])
+        share = max(reached)
+        further = self.levels[1 + min(range(len(SHARES)), key=lambda i: abs(SHARES[i] - share))]
+        return min(reached[share], 0.0) + float(further)
 
 
 def save(path: Path, knowledge: Knowledge, fields: dict[str, Any]) -> Path:
@@ -82,7 +86,7 @@ def save(path: Path, knowledge: Knowledge, fields: dict[str, Any]) -> Path:
     tensors |= {f"diagnosis{i}.{k}": v for i, w in enumerate(knowledge.diagnosis) for k, v in w.items()}
     tensors |= {"mean": knowledge.mean, "deviation": knowledge.deviation, "levels": knowledge.levels}
     card = {
-        "format": FORMAT, "features_version": meta_features.VERSION, "channels": list(CHANNELS),
+        "format": FORMAT, "features_version": meta_features.VERSION, "channels": list(CHANNELS), "shares": list(SHARES),
         "features": list(meta_features.NAMES), "optimizer": knowledge.optimizer, "rates": list(knowledge.rates),
         "others": [list(o) for o in knowledge.others], "portfolio": [list(c) for c in knowledge.portfolio], **fields,
     }  # fmt: skip
@@ -113,6 +117,7 @@ def load(name: str | os.PathLike[str]) -> Knowledge:
 def _load(path: Path, modified: int) -> Knowledge:
     data, card = carded.read_bytes(path)
     wanted = {"format": FORMAT, "features_version": meta_features.VERSION, "channels": list(CHANNELS)}
+    wanted |= {"shares": list(SHARES)}
     for key, value in wanted.items():
         if card.get(key) != value:
             raise ArtifactError(f"{path} has {key} {card.get(key)!r}, this version needs {value!r}")

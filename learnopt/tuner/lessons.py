@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from learnopt.baselines import SCHEDULES
 from learnopt.tuner.meta_features import NAMES
-from learnopt.tuner.probes import CHANNELS, HIGH, LOW, PARTS, half_of, with_gaps
+from learnopt.tuner.probes import HIGH, LOW, SHARES
 
-MOST_REGRET = 1.0
+MOST_REGRET = 2.0
 """Regrets are clipped here before they are learned: how bad a hopeless configuration is must not matter."""
+PARTS = 50
+"""A training curve at a constant rate is read as means over so many stretches."""
 
 
 @dataclass
@@ -26,10 +29,11 @@ class Lessons:
     Attributes:
         others: `(schedule, weight decay)` of each combination.
         features: `(T, F)`.
-        final: final validation losses, inf where diverged, nan where not recorded, `(T, N, C, R)`.
-        readings: changes of losses along constant-rate runs at the first weight decay, relative to the initial
-            validation loss: `(T, N, R, PARTS, 3)`: validation, mean training loss, and the worst of those so far.
-        train: mean training losses of those runs by part, `(T, N, R, PARTS)`.
+        final: final validation losses of full runs, inf where diverged, nan where not recorded, `(T, N, C, R)`.
+        readings: of cosine runs as short as `probes.SHARES`, at the first weight decay, as of `probes.readings`, nan
+            where not recorded: `(T, N, S, 4, R)`.
+        train: mean training losses by part of full runs at a constant rate and the first weight decay, nan where not
+            recorded: `(T, N, R, PARTS)`.
         start: validation losses before training, `(T, N)`.
     """
 
@@ -48,14 +52,15 @@ class Lessons:
         return logs - logs.nan_to_num(torch.inf, torch.inf).amin((2, 3), keepdim=True)
 
     def targets(self) -> Tensor:
-        """What is to be predicted: the clipped regret, a mean over the seeds, nan where not recorded, `(T, C, R)`."""
-        return self.regret().clamp_max(MOST_REGRET).mean(1)
+        """What is to be predicted: the clipped regret, nan where not recorded, `(T, N, C, R)`."""
+        return self.regret().clamp_max(MOST_REGRET)
 
     def filled(self) -> Tensor:
-        """The targets, where another weight decay than the first was not recorded taken for as good as the first."""
-        target = self.targets()
+        """The targets, a mean over the seeds, where another weight decay than the first was not recorded taken for as
+        good as the first; a schedule that was not recorded is not to be recommended. `(T, C, R)`."""
+        target = self.targets().mean(1)
         first = target[:, : len(SCHEDULES)].repeat(1, target.shape[1] // len(SCHEDULES), 1)
-        return torch.where(target.isnan(), first, target)
+        return torch.where(target.isnan(), first, target).nan_to_num(MOST_REGRET)
 
     def levels(self) -> Tensor:
         """Log of the best final loss over the loss before training, a mean over the seeds, clipped, `(T,)`."""
@@ -82,17 +87,24 @@ class _Task(NamedTuple):
 
 
 def gather(frames: Iterable[pd.DataFrame], rates: Sequence[float], decays: Sequence[float]) -> Lessons:
-    """Read recorded tasks; those with losses that are not positive are left out, since their logs mean nothing.
+    """Read recorded tasks; those with losses that are not positive are left out, since their logs mean nothing, and
+    those without short runs, which teach nothing about probes.
 
     Args:
-        rates, decays: the grid; the first decay must have been recorded of every task.
+        frames: of one task, several are taken together: short runs may have been recorded later.
+        rates, decays: the grid; full cosine runs at the first decay must have been recorded of every task.
 
     Raises:
         ValueError: there is none, or they were recorded on another grid.
     """
-    found = [task for frame in frames if (task := _read(frame, tuple(rates), tuple(decays))) is not None]
+    by_task = defaultdict(list)
+    for frame in frames:
+        by_task[str(frame["task"].iloc[0])].append(frame)
+    read = (_read(pd.concat(parts, ignore_index=True), tuple(rates), tuple(decays)) for parts in by_task.values())
+    found = [task for task in read if task is not None]
     if not found:
-        raise ValueError("the corpus holds no usable task; record some with `learnopt record`")
+        shares = ",".join(str(share) for share in (1, *reversed(SHARES)))
+        raise ValueError(f"the corpus holds no usable task; record some with `learnopt record --fractions {shares}`")
     seeds = max(len(task.start) for task in found)
 
     def stack(field: str) -> Tensor:
@@ -114,50 +126,58 @@ def _change(after: np.ndarray, before: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(after), np.clip(logs, LOW, HIGH), HIGH)
 
 
+class _Runs:
+    """The runs of one task, by their settings."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        if "fraction" not in frame:
+            frame = frame.assign(fraction=1.0)
+        frame = frame.assign(fraction=frame["fraction"].fillna(1.0))  # recorded before there were short runs
+        runs = frame.set_index(["seed", "fraction", "weight_decay", "schedule", "lr"])
+        self.valid = {key: np.asarray(v, dtype=float) for key, v in runs["valid"].items()}
+        self.train = {key: np.asarray(v, dtype=float) for key, v in runs["train"].items()}
+        self.seeds = sorted(set(frame["seed"]))
+
+    def final(self, key: Any) -> float:
+        """Inf where it diverged, nan where it was not recorded."""
+        value = self.valid[key][-1] if key in self.valid else np.nan
+        return float(value) if key not in self.valid or np.isfinite(value) else np.inf
+
+    def reading(self, key: Any) -> np.ndarray:
+        """As `probes.readings`."""
+        if key not in self.valid:
+            return np.full(4, np.nan)
+        valid, train = self.valid[key], _change(self.train[key], self.valid[key][:1])
+        ends = _change(valid[[-1, len(valid) // 2]], valid[:1])
+        return np.array([*ends, train[-1], train.max()])
+
+    def curve(self, key: Any) -> Any:
+        """Training losses in `PARTS` parts; where a run is shorter, a part is read at the step before."""
+        if key not in self.train:
+            return np.full(PARTS, np.nan)
+        train: np.ndarray = self.train[key]
+        return train[np.ceil(np.arange(1, PARTS + 1) * len(train) / PARTS - 1e-9).astype(int) - 1]
+
+
 def _read(frame: pd.DataFrame, rates: tuple[float, ...], decays: tuple[float, ...]) -> _Task | None:
-    name = str(frame["task"].iloc[0])
-    runs = frame.set_index(["seed", "weight_decay", "schedule", "lr"])
-    valid = {key: np.asarray(v, dtype=float) for key, v in runs["valid"].items()}
-    train = {key: np.asarray(v, dtype=float) for key, v in runs["train"].items()}
-    seeds, at = sorted(set(frame["seed"])), np.array(frame["valid_steps"].iloc[0])
-    constant = [[(n, decays[0], "constant", r) for r in rates] for n in seeds]
-    if any(key not in valid for row in constant for key in row):
-        raise ValueError(f"task {name} was recorded on another grid: learning rates {sorted(set(frame['lr']))}")
-    # one reading per part even where a run is shorter than the parts: a part is then read at the step before
-    parts = np.clip(np.searchsorted(at, np.arange(1, PARTS + 1) * at[-1] / PARTS - 1e-9), 1, len(at) - 1)
-    absent = np.full(len(at), np.nan)
-    grid = [[[(n, d, s, r) for r in rates] for d in decays for s in SCHEDULES] for n in seeds]
-    final = np.array([[[valid.get(key, absent)[-1] for key in row] for row in rows] for rows in grid])
-    recorded = np.array([[[key in valid for key in row] for row in rows] for rows in grid])
-    v, t = (np.array([[curves[key] for key in row] for row in constant]) for curves in (valid, train))
-    positive = all(np.nan_to_num(x, nan=1.0, posinf=1.0, neginf=1.0).min() > 0 for x in (final, v, t))
-    if not positive or not np.isfinite(final).any((1, 2)).all() or not np.isfinite(v[..., 0]).all():
+    name, runs = str(frame["task"].iloc[0]), _Runs(frame)
+    if any((n, 1.0, decays[0], "cosine", r) not in runs.valid for n in runs.seeds for r in rates):
+        rates_there = sorted(set(frame["lr"]))
+        raise ValueError(
+            f"task {name} was recorded on another grid, or without full cosine runs: learning rates {rates_there}"
+        )
+    final = np.array([
+        [[runs.final((n, 1.0, d, s, r)) for r in rates] for d in decays for s in SCHEDULES] for n in runs.seeds
+    ])  # fmt: skip
+    short = [[[(n, f, decays[0], "cosine", r) for r in rates] for f in SHARES] for n in runs.seeds]
+    readings = np.array([[[runs.reading(key) for key in row] for row in rows] for rows in short])
+    constant = [[(n, 1.0, decays[0], "constant", r) for r in rates] for n in runs.seeds]
+    train = np.array([[runs.curve(key) for key in row] for row in constant])
+    start = np.array([runs.valid[n, 1.0, decays[0], "cosine", rates[0]][0] for n in runs.seeds])
+    losses = np.concatenate([np.ravel(x) for x in (*runs.valid.values(), *runs.train.values())])
+    if losses[np.isfinite(losses)].min(initial=np.inf) <= 0 or not np.isfinite(start).all():
         return None
-    start = v[..., :1]
-    worst = np.maximum.accumulate(_change(t, start), -1)
-    readings = np.stack([_change(v, start)[..., parts], _change(t, start)[..., parts - 1], worst[..., parts - 1]], -1)
-    final = np.where(recorded, np.where(np.isfinite(final), final, np.inf), np.nan)
+    if np.isnan(readings).all() or not np.isfinite(final).any((1, 2)).all():
+        return None
     features = np.array([float(frame[f"feature.{f}"].iloc[0]) for f in NAMES])
-    return _Task(name, features, final, readings, t[..., parts - 1], start[:, 0, 0])
-
-
-def encode_prefixes(lessons: Lessons, task: Tensor, seed: Tensor, parts: Tensor) -> Tensor:
-    """What the tuner would see of probes of recorded runs.
-
-    Args:
-        task, seed: `(B,)`.
-        parts: length of the probe at every rate, 0 for none, `(B, R)`.
-
-    Returns:
-        As `probes.encode`, `(B, CHANNELS, R)`.
-    """
-    own = lessons.readings[task, seed]  # (B, R, PARTS, 3)
-    end = (parts - 1).clamp_min(0)[..., None, None].expand(*parts.shape, 1, 3)
-    half = (half_of(parts) - 1).clamp_min(0)[..., None, None].expand(*parts.shape, 1, 3)
-    last, middle = own.gather(2, end)[:, :, 0], own.gather(2, half)[:, :, 0]
-    share = parts.clamp_min(1).float().log2() / float(np.log2(PARTS))
-    probed = (parts > 0).float()
-    columns = [torch.ones_like(share), share, last[..., 0], middle[..., 0], last[..., 1], last[..., 2]]
-    found = torch.stack([c * probed for c in columns] + [torch.zeros_like(share)], 1)
-    assert found.shape[1] == len(CHANNELS)
-    return with_gaps(found)
+    return _Task(name, features, final, readings.swapaxes(-1, -2), train, start)

@@ -1,7 +1,7 @@
 """The tuner's network: meta-features and probes in, the regret to expect of every configuration out.
 
 Regret is the log of a configuration's final validation loss over that of the best one. The network is convolutional
-along the learning rates, since a task's picture of losses shifts along them. Several members vote by their median.
+along the learning rates, since a task's picture of losses shifts along them. Several members vote by their mean.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional
 from learnopt.tuner.meta_features import NAMES
 from learnopt.tuner.probes import CHANNELS
 
-CODE, WIDTH, KERNEL, MEMBERS = 4, 24, 5, 5
+CODE, WIDTH, KERNEL, MEMBERS = 4, 24, 7, 5
 
 Weights = dict[str, Tensor]
 

@@ -5,33 +5,35 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-PARTS = 50
-"""A full run has so many parts; a probe is a number of its first ones, at a constant rate."""
-CHANNELS = ("probed", "log_share", "valid", "valid_half", "train", "train_worst", "valid_behind")
-Count = TypeVar("Count", int, Tensor)
+SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)
+"""Lengths of probes, as shares of a full run. Each is a whole run: warm-up and cosine decay over its own length."""
+POINTS = 8
+"""A probe's training losses are read as means over so many stretches."""
+CHANNELS = ("probed", "log_share", "behind", "valid", "half_gain", "train_worst", "train_gap")
 LOW, HIGH = -8.0, 4.0
 """Logs of loss ratios are clipped here; a loss that is not finite counts as `HIGH`."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A run of `parts` of `PARTS` parts of a full run.
+    """A run of `share` of a full run's steps, with a cosine schedule of its own.
 
     Attributes:
-        lr: its constant learning rate.
+        lr: the peak of its learning rate.
+        steps: its length.
         start: validation loss before the first step.
-        half: validation loss after half of the parts (rounded up).
+        half: validation loss half-way.
         valid: validation loss at the end.
-        train: mean training loss of every part.
+        train: mean training loss of every stretch, `POINTS` of them unless it failed or has fewer steps.
     """
 
     lr: float
-    parts: int
+    share: float
+    steps: int
     start: float
     half: float
     valid: float
@@ -43,9 +45,14 @@ class Probe:
         return not (math.isfinite(self.valid) and all(map(math.isfinite, self.train)))
 
 
-def half_of(parts: Count) -> Count:
-    """Parts after which a probe is validated a first time."""
-    return (parts + 1) // 2
+def steps_of(share: float, steps: int) -> int:
+    """Length of a run that is `share` of a full one of `steps`; rounded down, so that four quarters cost no more."""
+    return max(1, int(share * steps + 1e-9))
+
+
+def edges(steps: int, count: int = POINTS) -> list[int]:
+    """Steps after which a run of `steps` is read, from 0: evenly spaced, at most `count` beside the 0."""
+    return sorted({round(steps * i / count) for i in range(count + 1)})
 
 
 def change(after: float, before: float) -> float:
@@ -57,22 +64,43 @@ def change(after: float, before: float) -> float:
     return min(max((after - before) / (abs(before) + 1e-12), LOW), HIGH)
 
 
+def readings(probe: Probe) -> tuple[float, float, float, float]:
+    """Changes from the start: of the validation loss at the end and half-way, of the last and of the worst training
+    loss."""
+    train = [change(t, probe.start) for t in probe.train] or [0.0]
+    return change(probe.valid, probe.start), change(probe.half, probe.start), train[-1], max(train)
+
+
 def encode(probes: Sequence[Probe], rates: Sequence[float]) -> Tensor:
-    """`(len(CHANNELS), len(rates))`: the longest probe of each rate of the grid, zeros where there is none."""
-    found = torch.zeros(len(CHANNELS), len(rates))
+    """`(len(CHANNELS), len(rates))`: probes at the nearest rate of the grid, zeros where there is none.
+
+    Where a rate was probed more than once, the longest probe counts.
+    """
+    found, log_share = torch.zeros(4, len(rates)), torch.zeros(len(rates))
+    probed = torch.zeros(len(rates), dtype=torch.bool)
     grid = torch.tensor(rates).log()
-    for probe in sorted(probes, key=lambda p: p.parts):
-        worst = max((change(t, probe.start) for t in probe.train), default=0.0)
+    for probe in sorted(probes, key=lambda p: p.steps):
         column = int((grid - math.log(probe.lr)).abs().argmin())
-        found[:, column] = torch.tensor([
-            1.0, math.log2(probe.parts) / math.log2(PARTS), change(probe.valid, probe.start),
-            change(probe.half, probe.start), change(probe.train[-1], probe.start), worst, 0.0,
-        ])  # fmt: skip
-    return with_gaps(found)
+        found[:, column] = torch.tensor(readings(probe))
+        log_share[column], probed[column] = math.log2(probe.share), True
+    return channels(found, log_share, probed)
 
 
-def with_gaps(found: Tensor) -> Tensor:
-    """The encoding with its last channel filled in: how far a probe is behind the best one, `(..., CHANNELS, R)`."""
-    probed, valid = found[..., 0, :] > 0, found[..., 2, :]
+def channels(found: Tensor, log_share: Tensor, probed: Tensor) -> Tensor:
+    """Readings as the network takes them.
+
+    Args:
+        found: of `readings`, `(..., 4, R)`.
+        log_share: base 2, of the probes' lengths, `(..., R)`.
+        probed: bool, `(..., R)`.
+
+    Returns:
+        `(..., len(CHANNELS), R)`.
+    """
+    valid, half, train, worst = found.unbind(-2)
     best = valid.masked_fill(~probed, math.inf).amin(-1, keepdim=True)
-    return torch.cat([found[..., :-1, :], torch.where(probed, valid - best, 0.0)[..., None, :]], -2)
+    columns = (
+        torch.ones_like(valid), log_share / 5, (valid - best).clamp(0, 2).sqrt(), valid.clamp(-4, 2),
+        (half - valid).clamp(-2, 2), worst.clamp(-2, 2), (train - valid).clamp(-2, 2),
+    )  # fmt: skip
+    return torch.where(probed[..., None, :], torch.stack(columns, -2), 0.0)

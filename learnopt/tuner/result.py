@@ -13,8 +13,8 @@ from torch import nn
 
 from learnopt.atomic import write_bytes
 from learnopt.baselines import multiplier
-from learnopt.tuner.lanes import OPTIMIZERS
 from learnopt.tuner.probes import Probe
+from learnopt.tuner.probing import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TuneResult:
         batch_size: of the training batches; 0: unknown.
         steps: length of a full run.
         expected_loss: validation loss to expect at its end.
-        decided: False where the probes did not tell; the values are then the safest known, and `reason` says why.
+        decided: False where the probes did not tell; the values are then the best guess, and `reason` says why.
         reason: why, in one paragraph.
         curve: per learning rate of the grid: `lr`, `expected_loss` (None: over 1.6 times the least, how much over is
             not known), and `probe_loss` with `probe_steps` where probed.
@@ -76,7 +76,7 @@ class TuneResult:
     def entry(self) -> dict[str, Any]:
         """For JSON: everything but the probes' training losses; numbers that are not finite are None."""
         entry = {k: v for k, v in asdict(self).items() if k != "probes"}
-        entry["probes"] = [{"lr": p.lr, "parts": p.parts, "valid": p.valid} for p in self.probes]
+        entry["probes"] = [{"lr": p.lr, "steps": p.steps, "valid": p.valid} for p in self.probes]
         clean: dict[str, Any] = json.loads(json.dumps(entry), parse_constant=lambda _: None)
         return clean
 

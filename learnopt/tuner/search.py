@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from learnopt.tuner.knowledge import Configuration, Knowledge
-from learnopt.tuner.probes import PARTS, Probe, change
+from learnopt.tuner.probes import SHARES, Probe, change, steps_of
 
 ALIKE = 0.1
 """Rates whose expected regret is within this of the least are in the interval: 10 % of the loss."""
@@ -18,25 +18,13 @@ WIDEST = 3.0
 """An interval of more decades than this is no answer."""
 LEAST_GAIN = 0.01
 """If no probe lowered the log of the validation loss by this much, the probes say nothing."""
+LEAST_PROBES = 4
+"""Probes are as long as lets a budget pay for so many: one full run pays for four quarters of one."""
 
 
-class Stage(NamedTuple):
-    """So many of the most promising rates are probed up to `parts`."""
-
-    rates: int
-    parts: int
-
-
-PLAN = (Stage(8, 2), Stage(3, 10), Stage(1, 20))
-"""For a budget of one full run."""
-
-
-def plan(budget: float) -> tuple[Stage, ...]:
-    """The stages for a budget in full runs: longer probes for a larger one, fewer and shorter for a smaller one."""
-    if budget >= 1:
-        return tuple(Stage(n, min(PARTS, int(parts * budget))) for n, parts in PLAN)
-    root = math.sqrt(max(budget, 1e-9))
-    return tuple(Stage(max(1, round(n * root)), max(1, int(parts * root))) for n, parts in PLAN)
+def share_for(budget: float) -> float:
+    """Length of the probes for a budget, both in full runs."""
+    return max((share for share in SHARES if LEAST_PROBES * share <= budget + 1e-9), default=SHARES[0])
 
 
 class Recommendation(NamedTuple):
@@ -47,6 +35,7 @@ class Recommendation(NamedTuple):
         regrets: expected regret per rate of the grid at the recommended schedule and decay.
         level: expected log of the final loss over the loss before training.
         doubt: why no decision is possible; empty where one is.
+        listed: whether the configuration is the first of the list, since the network cannot tell rates apart.
     """
 
     configuration: Configuration
@@ -54,76 +43,61 @@ class Recommendation(NamedTuple):
     regrets: tuple[float, ...]
     level: float
     doubt: str
+    listed: bool
 
 
 class Search:
     """The strategy: asks for probes, is told what they gave, recommends.
 
-    The rate to probe next is the one with the least expected regret that has not been probed as long as its stage asks.
-    The network's members vote by their median.
+    Probes are short whole runs, all of one length. The rate to probe next is the one with the least expected regret
+    that has not been probed; the first follows from the meta-features alone. The network's members vote by their mean.
 
     Args:
         features: meta-features, or None.
-        budget: in full runs.
+        steps: of a full run.
+        budget: steps for all probes.
     """
 
-    def __init__(self, knowledge: Knowledge, features: Sequence[float] | None, budget: float = 1.0) -> None:
+    def __init__(self, knowledge: Knowledge, features: Sequence[float] | None, steps: int, budget: int) -> None:
         self.knowledge, self.features = knowledge, features
         self.probes: list[Probe] = []
-        self._left = int(budget * PARTS + 1e-9)
-        self._stages = list(plan(budget))
-
-    def _longest(self) -> dict[int, Probe]:
-        found: dict[int, Probe] = {}
-        for probe in sorted(self.probes, key=lambda p: p.parts):
-            found[self.knowledge.rates.index(probe.lr)] = probe
-        return found
+        self.share = share_for(budget / steps)
+        self.length, self._left = steps_of(self.share, steps), budget
 
     def expected(self) -> Tensor:
-        """Median of the expected regret, `(outputs, rates)`."""
-        return self.knowledge.expect(self.features, self.probes).quantile(0.5, 0)
+        """Mean of the expected regret, `(outputs, rates)`."""
+        return self.knowledge.expect(self.features, self.probes).mean(0)
 
-    def ask(self) -> tuple[float, int] | None:
-        """Learning rate and length (in parts, those already run included) of the next probe; None: enough."""
-        longest = self._longest()
-        while self._stages:
-            stage = self._stages[0]
-            there = sum(p.parts >= stage.parts or p.failed for p in longest.values())
-            if there < stage.rates:
-                order = self._order()
-                for r in order:
-                    probe = longest.get(r)
-                    done = 0 if probe is None else probe.parts
-                    failed = probe is not None and probe.failed
-                    if done < stage.parts and not failed and stage.parts - done <= self._left:
-                        return self.knowledge.rates[r], stage.parts
-            self._stages.pop(0)
-        return None
-
-    def _order(self) -> list[int]:
-        """Rates in the order of promise; the portfolio's first goes before all."""
-        if not self.probes:
-            return [self.knowledge.rates.index(self.knowledge.portfolio[0].lr)]
-        return [int(r) for r in self.expected().amin(0).argsort()]
+    def ask(self) -> float | None:
+        """Learning rate of the next probe, `length` steps long; None: enough."""
+        if self.length > self._left:
+            return None
+        done = {probe.lr for probe in self.probes}
+        promising = (self.knowledge.rates[int(r)] for r in self.expected().amin(0).argsort())
+        return next((lr for lr in promising if lr not in done), None)
 
     def tell(self, probe: Probe, cost: int) -> None:
-        """Take note of a probe that cost so many parts."""
+        """Take note of a probe that cost so many steps."""
         self.probes.append(probe)
         self._left -= cost
 
     def recommend(self) -> Recommendation:
         """The best configuration by what is known now."""
-        median = self.expected()
-        c, r = divmod(int(median.argmin()), median.shape[1])
-        row = median[c]
+        expected = self.expected()
+        c, r = divmod(int(expected.argmin()), expected.shape[1])
+        row = expected[c]
         logs = torch.tensor(self.knowledge.rates).log10()
         lr = 10 ** (float(logs[r]) + _vertex(row, r) * float(logs[1] - logs[0]))
         low, high = self._interval(row, r, logs)
         interval = (min(low, lr), max(high, lr))
         configuration = Configuration(float(f"{lr:.3g}"), *self.knowledge.others[c])
-        return Recommendation(
-            configuration, interval, tuple(row.tolist()), self.knowledge.level(self.probes), self._doubt(interval)
-        )
+        doubt = self._doubt(interval)
+        listed = _decades(interval) > WIDEST or (self.features is None and not self.probes)
+        if listed:
+            configuration = self.knowledge.portfolio[0]
+            interval = (min(interval[0], configuration.lr), max(interval[1], configuration.lr))
+        level = self.knowledge.level(self.probes)
+        return Recommendation(configuration, interval, tuple(row.tolist()), level, doubt, listed)
 
     def _interval(self, row: Tensor, r: int, logs: Tensor) -> tuple[float, float]:
         """Half a grid step beyond the rates around `r` that are about as good."""
@@ -140,14 +114,17 @@ class Search:
         if not self.probes:
             return "no probe was run"
         if all(p.failed for p in self.probes):
-            return f"the loss was not finite at any of the {len(self._longest())} rates that were probed"
+            return f"the loss was not finite at any of the {len(self.probes)} rates that were probed"
         gain = -min(change(p.valid, p.start) for p in self.probes)
         if gain < LEAST_GAIN:
             return "no probe lowered the validation loss by 1 %"
-        decades = math.log10(interval[1] / interval[0])
-        if decades > WIDEST:
-            return f"rates over {decades:.1f} decades look alike"
+        if _decades(interval) > WIDEST:
+            return f"rates over {_decades(interval):.1f} decades look alike"
         return ""
+
+
+def _decades(interval: tuple[float, float]) -> float:
+    return math.log10(interval[1] / interval[0])
 
 
 def _vertex(row: Tensor, r: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
@@ -24,6 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from learnopt import carded
+from learnopt.table_data import MAX_NUMERIC_CLASSES
 from learnopt.task import seed_of
 from learnopt.tuner.knowledge import FOLDER
 
@@ -101,7 +103,8 @@ def select_model(
 
     Args:
         x: features, `(rows, columns)`, finite numbers.
-        y: target, `(rows,)`: whole numbers or words are classes, other numbers quantities, unless `task` says so.
+        y: target, `(rows,)`: words and whole numbers of at most 20 values are classes, other numbers quantities, unless
+            `task` says so.
         candidates: names of `CANDIDATES`.
         task: "auto", "classification" or "regression".
 
@@ -119,6 +122,11 @@ def select_model(
 
 def _checked(x: Any, y: Any, task: str, candidates: Sequence[str]) -> tuple[np.ndarray, np.ndarray, str]:
     features, target = np.asarray(x), np.asarray(y)
+    if features.dtype.kind == "O":  # columns of several types, or of types with missing values
+        with contextlib.suppress(TypeError, ValueError):
+            features = features.astype(np.float64)
+    if target.dtype.kind == "O":  # words of a data frame
+        target = target.astype(str)
     if task not in ("auto", "classification", "regression"):
         raise ValueError(f"task must be auto, classification or regression, got {task!r}")
     if features.dtype.kind not in "fiub" or features.ndim != 2 or not np.isfinite(features.astype(float)).all():
@@ -131,9 +139,15 @@ def _checked(x: Any, y: Any, task: str, candidates: Sequence[str]) -> tuple[np.n
         raise ValueError(f"no candidates; choose from: {', '.join(CANDIDATES)}")
     for name in candidates:
         candidate(name, "classification")
-    kind = task if task != "auto" else "regression" if target.dtype.kind == "f" else "classification"
-    if len(np.unique(target)) < 2:
+    if target.dtype.kind == "f" and not np.isfinite(target).all():
+        raise ValueError("y holds values that are not finite; drop those rows first")
+    if task == "regression" and target.dtype.kind not in "fiub":
+        raise ValueError(f"task is regression, but y holds {target.dtype}, such as {str(target[0])!r}")
+    distinct = np.unique(target)
+    if len(distinct) < 2:
         raise ValueError(f"y never changes: it is always {target[0]!r}")
+    quantity = target.dtype.kind == "f" or (target.dtype.kind in "iu" and len(distinct) > MAX_NUMERIC_CLASSES)
+    kind = task if task != "auto" else "regression" if quantity else "classification"
     return features.astype(np.float64), target, kind
 
 

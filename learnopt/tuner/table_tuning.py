@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from learnopt import carded
 from learnopt.atomic import write_bytes
 from learnopt.table_data import FeatureEncoder, TargetEncoder, target_column
-from learnopt.table_file import read_frame
+from learnopt.table_file import is_sampled, read_frame, read_rows
 from learnopt.task import seed_of
 from learnopt.tuner.data import source, usual_loss
 from learnopt.tuner.knowledge import Knowledge
-from learnopt.tuner.lanes import judge, random_state_kept, seeded
+from learnopt.tuner.probing import judge, random_state_kept, seeded
 from learnopt.tuner.result import TuneResult
 from learnopt.tuner.tune import tune
 
@@ -70,14 +70,19 @@ class Table:
         """The features of another file's rows.
 
         Raises:
-            ValueError: it lacks a column.
+            ValueError: it lacks a column, or one that was of numbers holds words.
         """
-        frame = read_frame(location, header)
+        frame = read_rows(location, header, self.features.words)
         lacking = [c for c in self.features.numeric + self.features.words if c not in frame.columns]
         if lacking:
             raise ValueError(f"{location}: no column {lacking[0]!r}, which {self.location} has")
         for name in self.features.numeric:
-            frame[name] = pd.to_numeric(frame[name], errors="coerce")
+            values = pd.to_numeric(frame[name], errors="coerce")
+            if frame[name].notna().any() and values.isna().all():
+                example = str(frame[name].dropna().iloc[0])[:40]
+                said = f"column {name!r} holds words, such as {example!r}; {self.location} has numbers there"
+                raise ValueError(f"{location}: {said}")
+            frame[name] = values
         return self.features.encode(frame)
 
 
@@ -90,7 +95,7 @@ def prepare(location: str, target: str = "", task: str = "auto", header: str = "
     frame = read_frame(location, header)
     column = target_column(frame, target, location)
     present = frame.dropna(subset=[column])
-    notes = []
+    notes = [f"of the file's rows {len(frame)} were read, drawn at random"] if is_sampled(location) else []
     if len(present) < len(frame):
         notes.append(f"{len(frame) - len(present)} rows are left out: their {column!r} is missing or infinite")
     if len(present) < LEAST_ROWS:

@@ -13,12 +13,14 @@ from torch import nn
 from learnopt.tuner import meta_features
 from learnopt.tuner.data import Loss, Source, source, usual_loss, usual_steps
 from learnopt.tuner.knowledge import Knowledge, load
-from learnopt.tuner.lanes import OPTIMIZERS, Lane, TimeUp, judge, maker, random_state_kept, seeded
-from learnopt.tuner.probes import PARTS, Probe
+from learnopt.tuner.probes import Probe
+from learnopt.tuner.probing import OPTIMIZERS, Prober, TimeUp, judge, maker, random_state_kept, seeded
 from learnopt.tuner.result import TuneResult
 from learnopt.tuner.search import Recommendation, Search
 
 Progress = Callable[[int, int], None]
+TIMED_STEPS, SAFETY = 4, 0.8
+"""Steps that tell how long a step takes; where the seconds are limited, so much of them is planned with."""
 TOLD_APART = 0.5
 """Expected regrets this far above the least say no more than "much worse": those learned from were clipped."""
 
@@ -29,7 +31,7 @@ def tune(
     loss: Loss | None = None, batch_size: int | None = None, seed: int = 0, progress: bool | Progress = True,
     knowledge: Knowledge | None = None,
 ) -> TuneResult:  # fmt: skip
-    """Recommend a learning rate, a schedule and a weight decay, from a learned prior and a few short probes.
+    """Recommend a learning rate, a schedule and a weight decay, from a learned prior and a few short runs.
 
     The model, the data and the generators of Python, numpy and torch are left as found. Ctrl-C ends the search and
     returns the best so far.
@@ -41,7 +43,8 @@ def tune(
         optimizer: "adamw"; or "sgd" (momentum 0.9), for which there is no shipped knowledge: pass `knowledge`.
         steps: optimizer steps of the run that is tuned for; None: by a rule of thumb, about 30 epochs.
         budget: optimizer steps for all probes together; None: as many as one full run. 0: no probe, the prior alone.
-        seconds: wall-clock limit of the whole search.
+        seconds: wall-clock limit of the whole search. A few further steps are timed first, so that probes are short
+            enough to end in time.
         loss: `(model, batch) -> ()`, for batches that are no pairs `(x, y)` or another loss. None: cross-entropy
             where y is whole numbers, else the mean squared error.
         batch_size: for arrays; None: by a rule of thumb.
@@ -99,32 +102,40 @@ class _Work:
 
     def run(self, knowledge: Knowledge, budget: int, tell: Progress) -> None:
         """Measure the meta-features, probe until the budget or the time is spent."""
-        lanes: dict[float, Lane] = {}
-        try:
-            self.features = self._features()
-            self.search = Search(knowledge, self.features, budget / self.steps)
-            while (asked := self.search.ask()) is not None:
-                lr, parts = asked
-                if lr not in lanes:
-                    lanes[lr] = self._lane(lr, knowledge)
-                self._probe(lanes[lr], parts, budget, tell)
-        except (KeyboardInterrupt, TimeUp):
-            self.interrupted = True
-        if self.search is None:
-            self.search = Search(knowledge, self.features, 0)
-
-    def _probe(self, lane: Lane, parts: int, budget: int, tell: Progress) -> None:
-        before, used = lane.parts, self.used
 
         def stepped() -> None:
             self.used += 1
             tell(min(self.used, budget), budget)
 
-        assert self.search is not None
-        probe = lane.advance(parts, stepped)
-        # parts have a step at least, so that the budget of a very short run is spent in steps, not in parts
-        cost = max(probe.parts - before, math.ceil((self.used - used) * PARTS / self.steps - 1e-9))
-        self.search.tell(probe, cost)
+        try:
+            self.features = self._features()
+            prober = self._prober(knowledge, stepped)
+            self.search = Search(knowledge, self.features, self.steps, self._affordable(knowledge, budget))
+            while (lr := self.search.ask()) is not None:
+                before = self.used
+                probe = prober.run(lr, self.search.share, self.search.length)
+                self.search.tell(probe, self.used - before)
+        except (KeyboardInterrupt, TimeUp):
+            self.interrupted = True
+        if self.search is None:
+            self.search = Search(knowledge, self.features, self.steps, 0)
+
+    def _prober(self, knowledge: Knowledge, stepped: Callable[[], None]) -> Prober:
+        return Prober(
+            self.make, self.optimizer, knowledge.others[0][1], self.loss, self.data, self.start, self.deadline,
+            self.seed, stepped,
+        )  # fmt: skip
+
+    def _affordable(self, knowledge: Knowledge, budget: int) -> int:
+        """Steps of the budget that there is time for: probes must be short enough to end."""
+        if math.isinf(self.deadline) or budget == 0:
+            return budget
+        begun = time.monotonic()
+        self._prober(knowledge, lambda: None).run(0.0, 1.0, TIMED_STEPS)
+        now = time.monotonic()
+        there_is = SAFETY * (self.deadline - now) * TIMED_STEPS / max(now - begun, 1e-9)
+        self.interrupted = there_is < budget
+        return int(min(budget, there_is))
 
     def _features(self) -> list[float]:
         model = self.make()
@@ -137,35 +148,18 @@ class _Work:
             raise ValueError(f"the validation loss is {self.start} before training; check the data and the loss")
         return meta_features.meta_features(model, self.loss, batches, steps=self.steps, rows=self.data.rows)
 
-    def _lane(self, lr: float, knowledge: Knowledge) -> Lane:
-        decay = knowledge.others[0][1]
-        return Lane(
-            self.make(),
-            self.optimizer,
-            lr,
-            decay,
-            self.loss,
-            self.data,
-            self.start,
-            self.steps,
-            self.deadline,
-            self.seed,
-        )
-
     def result(self, knowledge: Knowledge) -> TuneResult:
         """What is known now."""
         assert self.search is not None
         found = self.search.recommend()
-        if found.doubt and (self.search.probes or self.features is None):
-            found = found._replace(configuration=knowledge.portfolio[0])
         best = self.start * math.exp(found.level) if self.start > 0 else math.nan
         least = min(found.regrets)
-        longest = {p.lr: p for p in sorted(self.search.probes, key=lambda p: p.parts)}
+        probed = {p.lr: p for p in self.search.probes}
         curve = tuple(
             {
                 "lr": lr, "expected_loss": best * math.exp(regret - least) if regret - least < TOLD_APART else None,
-                "probe_loss": longest[lr].valid if lr in longest else None,
-                "probe_steps": longest[lr].parts * self.steps / PARTS if lr in longest else None,
+                "probe_loss": probed[lr].valid if lr in probed else None,
+                "probe_steps": probed[lr].steps if lr in probed else None,
             }
             for lr, regret in zip(knowledge.rates, found.regrets, strict=True)
         )  # fmt: skip
@@ -182,33 +176,34 @@ def _reason(found: Recommendation, probes: list[Probe], work: _Work, knowledge: 
     chosen = found.configuration
     corpus = f"{knowledge.card.get('tasks', 'an unknown number of')} recorded training problems"
     said = [f"Cannot decide: {found.doubt}. "] if found.doubt else []
-    if found.doubt and not probes and work.features is not None:
-        said.append(
-            f"Learning rate {chosen.lr:.3g} with a {chosen.schedule} schedule is what a network that learned from "
-            f"{corpus} expects the least loss of, by the model's and the data's meta-features alone."
-        )
-    elif found.doubt:
+    if found.listed:
         said.append(
             f"Learning rate {chosen.lr:.3g} with a {chosen.schedule} schedule is what is tried first when nothing is "
             f"known: the first of a list learned from {corpus}."
         )
+    elif found.doubt:
+        seen = "the probes and meta-features" if probes else "meta-features alone"
+        said.append(
+            f"Learning rate {chosen.lr:.3g} with a {chosen.schedule} schedule is what a network that learned from "
+            f"{corpus} expects the least loss of, by {seen} of the model and the data."
+        )
     else:
         rates = sorted({p.lr for p in probes})
         said.append(
-            f"{len(rates)} learning rates from {rates[0]:.2g} to {rates[-1]:.2g} were probed in {work.used} steps "
-            f"({work.used / work.steps:.2g} of a full run of {work.steps}). "
+            f"{len(rates)} learning rates from {rates[0]:.2g} to {rates[-1]:.2g} were probed, each by a whole run of "
+            f"{probes[0].steps} steps; together {work.used / work.steps:.2g} of a full run of {work.steps}. "
         )
-        best = min((p for p in probes if not p.failed), key=lambda p: (-p.parts, p.valid))
+        best = min((p for p in probes if not p.failed), key=lambda p: p.valid)
         said.append(
-            f"The longest one brought the validation loss from {work.start:.4g} to {best.valid:.4g}, at {best.lr:.2g}. "
+            f"The best one brought the validation loss from {work.start:.4g} to {best.valid:.4g}, at {best.lr:.2g}. "
         )
         failed = sorted({p.lr for p in probes if p.failed})
         if failed:
             said.append(f"The loss left the finite numbers at {', '.join(f'{lr:.2g}' for lr in failed)}. ")
         said.append(
-            f"A network that learned from {corpus} how such beginnings end expects the least loss at {chosen.lr:.3g} "
-            f"with a {chosen.schedule} schedule and weight decay {chosen.weight_decay:g}, and losses within 10 % of it "
-            f"from {found.interval[0]:.2g} to {found.interval[1]:.2g}."
+            f"A network that learned from {corpus} what such short runs tell of long ones expects the least loss at "
+            f"{chosen.lr:.3g} with a {chosen.schedule} schedule and weight decay {chosen.weight_decay:g}, and losses "
+            f"within 10 % of it from {found.interval[0]:.2g} to {found.interval[1]:.2g}."
         )
     if not work.data.held_out:
         said.append(" No validation data was given: losses are those of training batches, and do not show overfitting.")

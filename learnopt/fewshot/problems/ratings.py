@@ -51,7 +51,7 @@ def entries(shots: int = 5, scale: float = 1.0) -> list[Entry]:
         "fomaml": (lambda seed: FOMAML(network(items), 0.3, STEPS, **_falling()), steps),
         "anil": (lambda seed: ANIL(network(items), 0.3, STEPS, **_falling()), steps),
         "metasgd": (lambda seed: MetaSGD(network(items), 0.3, STEPS, **_falling()), steps),
-        "metalstm": (lambda seed: MetaLSTM(network(items), 0.3, STEPS, seed=seed, **_falling()), steps),
+        "metalstm": (lambda seed: MetaLSTM(network(items), 0.3, STEPS, hidden=10, seed=seed, **_falling()), steps),
     }
     return found + [
         Entry(name, make, tests, ratings if meta_steps else None, meta_steps, META_BATCH, STEPS, (0, 1, STEPS))

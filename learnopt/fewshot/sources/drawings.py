@@ -51,20 +51,25 @@ def read_images(path: str | Path, size: int, *, groups: Collection[str] = ()) ->
 
 
 def group_names(path: str | Path) -> list[str]:
-    """Folders right above the classes, sorted: Omniglot's alphabets."""
-    return sorted({PurePosixPath(name).parts[-3] for name, _ in _files(Path(path)) if name.count("/") >= 2})
+    """Folders right above the classes, sorted: Omniglot's alphabets. The classes themselves where there are none."""
+    parts = [PurePosixPath(name).parts for name, _ in _files(Path(path))]
+    return sorted({p[max(0, len(p) - 3)] for p in parts if len(p) > 1})
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
     """Names, from the folder or archive on, and contents of all images, in the order of their names."""
     if path.is_dir():
-        files = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.suffix.lower() in ENDINGS}
-        for name in sorted(files):
-            yield name, files[name].read_bytes()
+        for name in sorted(filter(_is_image, (p.relative_to(path).as_posix() for p in path.rglob("*")))):
+            yield name, (path / name).read_bytes()
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in sorted(n for n in archive.namelist() if n.lower().endswith(ENDINGS)):
+            for name in sorted(filter(_is_image, archive.namelist())):
                 yield name, archive.read(name)
     except (OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{str(path)!r} is neither a folder nor a zip archive: {error}") from error
+
+
+def _is_image(name: str) -> bool:
+    """Whether a name is that of an image, not of what macOS puts beside them."""
+    return name.lower().endswith(ENDINGS) and not any(p == "__MACOSX" or p.startswith("._") for p in name.split("/"))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from learnopt.fewshot.episode import Episode, generator
+
+Array = Tensor | NDArray[Any]
 
 
 class FewShot:
     """Episodes of `ways` classes with `shots` support and `queries` query examples each, all different.
 
     Args:
-        x: examples, `(n, ...)`.
+        x: examples, `(n, ...)`, a tensor or an array; floats become float32 in an array.
         y: class numbers, `(n,)`; a task numbers its classes anew from 0.
         turned: each task's classes are turned by 0, 90, 180 or 270 degrees (`x` is `(n, channels, height, width)`),
             each drawn by itself: four classes out of one, as is usual with Omniglot (Santoro et al. 2016).
@@ -25,8 +29,9 @@ class FewShot:
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, ways: int = 5, shots: int = 1, queries: int = 15, *, turned: bool = False
+        self, x: Array, y: Array, ways: int = 5, shots: int = 1, queries: int = 15, *, turned: bool = False
     ) -> None:
+        x, y = _tensor(x, "x"), _tensor(y, "labels")
         for what, value in (("ways", ways), ("shots", shots), ("queries", queries)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{what} must be a whole number of 1 or more, got {value!r}")
@@ -75,3 +80,12 @@ class FewShot:
             f"{self.ways} ways, {self.shots} shots, {self.queries} queries of {len(self._counts)} classes "
             f"({self._digest}){turned}"
         )
+
+
+def _tensor(values: Array, what: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{what} must be numbers, got dtype {array.dtype}")
+    return torch.from_numpy(np.array(array, np.float32 if array.dtype.kind == "f" else None))

@@ -1,0 +1,143 @@
+"""A pure function of tensors recorded once as a list of torch operations, and replayed without what dispatches them.
+
+Under `vmap` and autograd most of the time of a small network's forward and backward pass goes into finding out what to
+do, which is the same in every step.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from learnopt import graph_passes
+
+Function = Callable[..., Sequence[Tensor]]
+"""Tensors in, tensors out; may differentiate inside."""
+_PLAIN = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout)
+"""What an operation may be given besides tensors: all that does not change from call to call."""
+_SHARE, _ROUNDING = 1e-3, 1e-5
+"""Largest differences to the function itself that count as rounding: of a result, and of the largest of all."""
+
+
+class Replay:
+    """A recorded function; right for arguments of the recorded `signature` alone."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self._forward = module.forward
+
+    @torch.no_grad()
+    def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = self._forward(*arguments)
+        return found
+
+
+def signature(arguments: Sequence[Tensor]) -> tuple[Any, ...]:
+    """What a recording depends on."""
+    return tuple((tuple(a.shape), a.stride(), a.dtype, a.device) for a in arguments)
+
+
+def record(function: Function, arguments: Sequence[Tensor]) -> Replay | None:
+    """Record what `function` does with `arguments`; None where it does what cannot be recorded, or where a replay with
+    other arguments gives something else.
+
+    Random numbers that the function draws are drawn anew by every replay; here they are drawn and put back.
+    """
+    recorder = _Recorder(arguments)
+    try:
+        with _random_numbers_put_back(arguments), recorder:
+            results = function(*arguments)
+        module = recorder.module(results)
+        graph_passes.simplify(module, recorder.values)
+        replay, others = Replay(module), [_other(x) for x in arguments]
+        with _random_numbers_put_back(arguments):
+            expected = function(*others)
+        with _random_numbers_put_back(arguments):
+            found = replay(*others)
+    except (_NotRecordedError, NotImplementedError, RuntimeError, TypeError):
+        return None  # what is wrong with the function itself will be said when it is called
+    return replay if _same(found, expected) else None
+
+
+def _other(x: Tensor) -> Tensor:
+    """Like `x`, and as good an argument: smaller numbers, or the first dimension in another order."""
+    other = 0.99 * x.detach() if x.is_floating_point() else x.roll(1, 0) if x.dim() else x.clone()
+    return other.requires_grad_(x.requires_grad)
+
+
+def _random_numbers_put_back(arguments: Sequence[Tensor]) -> AbstractContextManager[None]:
+    return torch.random.fork_rng(devices={a.device.index for a in arguments if a.device.type == "cuda"})
+
+
+def _same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Equal but for rounding; a result that should be 0 is as large as the rounding of the others."""
+    pairs = [(a, b) for a, b in zip(found, expected, strict=True) if b.numel()]
+    sizes = [float(b.detach().nan_to_num(0.0, 0.0, 0.0).abs().max()) for _, b in pairs]
+    noise = _ROUNDING * max(sizes, default=0.0)
+    return all(
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and torch.allclose(a, b, _SHARE, _SHARE * size + noise, equal_nan=True)
+        for (a, b), size in zip(pairs, sizes, strict=True)
+    )
+
+
+class _NotRecordedError(Exception):
+    """The function looks at a value to decide what to do, or is given what a recording cannot hold."""
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down every operation that reaches a device, below `vmap` and autograd."""
+
+    def __init__(self, arguments: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.values: dict[fx.Node, Any] = {}  # keeps the tensors alive, so that their ids stay theirs
+        self._graph, self._constants = fx.Graph(), torch.nn.Module()
+        self._nodes: dict[int, fx.Node] = {}
+        for i, x in enumerate(arguments):
+            self._know(self._graph.placeholder(f"argument_{i}"), x)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise _NotRecordedError
+        kwargs = kwargs or {}
+        node = self._graph.call_function(func, self._read(args), self._read(kwargs))
+        result = func(*args, **kwargs)
+        self._know(node, result)
+        if isinstance(result, tuple | list):
+            for i, x in enumerate(result):
+                if isinstance(x, Tensor):
+                    self._know(self._graph.call_function(operator.getitem, (node, i)), x)
+        return result
+
+    def module(self, results: Sequence[Tensor]) -> fx.GraphModule:
+        """What was written down, as a function that returns `results`."""
+        self._graph.output(self._read(tuple(results)))
+        return fx.GraphModule(self._constants, self._graph)
+
+    def _know(self, node: fx.Node, value: Any) -> None:
+        self.values[node] = value
+        if isinstance(value, Tensor):
+            self._nodes[id(value)] = node
+
+    def _read(self, values: Any) -> Any:
+        return fx.node.map_aggregate(values, self._written)
+
+    def _written(self, x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return self._node(x)
+        if x is not None and not isinstance(x, _PLAIN):
+            raise _NotRecordedError
+        return x
+
+    def _node(self, x: Tensor) -> fx.Node:
+        if id(x) not in self._nodes:  # from outside: it stays what it is
+            name = f"outside_{len(self._nodes)}"
+            self._constants.register_buffer(name, x)
+            self._know(self._graph.get_attr(name), x)
+        return self._nodes[id(x)]

@@ -1,0 +1,149 @@
+"""Probes at work: whole short trainings, and the random state around them."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from learnopt.baselines import multiplier
+from learnopt.task import seed_of
+from learnopt.tuner.data import Loss, Source
+from learnopt.tuner.probes import Probe, edges
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": lambda params, lr, weight_decay: torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay),
+    "sgd": lambda params, lr, weight_decay: torch.optim.SGD(params, lr=lr, momentum=0.9, weight_decay=weight_decay),
+}
+
+
+class TimeUp(Exception):
+    """The seconds are spent."""
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Python's, numpy's and torch's generators (the accelerators' too) are after the block what they were before."""
+    kept, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  # users' data may draw from it
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(kept)
+        np.random.set_state(legacy)  # noqa: NPY002
+
+
+def seeded(*parts: object) -> None:
+    """Seed the three generators."""
+    seed = seed_of(*parts)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+def maker(make_model: nn.Module | Callable[[], nn.Module], seed: int) -> Callable[[], nn.Module]:
+    """Fresh models: the factory's with the same random state each time, or copies of a model.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(make_model, nn.Module):
+        model = make_model
+        return lambda: copy.deepcopy(model)
+    if not callable(make_model):
+        raise ValueError(f"make_model must be a function that returns an nn.Module, got {type(make_model).__name__}")
+    factory = make_model
+
+    def make() -> nn.Module:
+        seeded("model", seed)
+        made = factory()
+        if not isinstance(made, nn.Module):
+            raise ValueError(f"make_model must return an nn.Module, got {type(made).__name__}")
+        return made
+
+    return make
+
+
+def judge(model: nn.Module, loss: Loss, source: Source) -> float:
+    """Mean loss of the validation batches, without a graph; the model is in training mode again afterwards."""
+    model.eval()
+    with torch.no_grad():
+        values = [float(loss(model, batch)) for batch in source.valid]
+    model.train()
+    return sum(values) / len(values)
+
+
+class Prober:
+    """Runs probes: each a training from the start, with a warm-up and a cosine schedule.
+
+    Args:
+        make: gives the model to train.
+        start: validation loss before training.
+        deadline: on `time.monotonic`.
+        stepped: called after every step.
+    """
+
+    def __init__(
+        self, make: Callable[[], nn.Module], optimizer: str, weight_decay: float, loss: Loss, source: Source,
+        start: float, deadline: float, seed: int, stepped: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._make, self._optimizer, self._weight_decay = make, optimizer, weight_decay
+        self._loss, self._source, self._start = loss, source, start
+        self._deadline, self._seed, self._stepped = deadline, seed, stepped
+
+    def run(self, lr: float, share: float, steps: int) -> Probe:
+        """Train for `steps`, which are `share` of a full run; a loss that is not finite ends it.
+
+        Raises:
+            TimeUp: the deadline came first.
+        """
+        model = self._make().train()
+        params = [p for p in model.parameters() if p.requires_grad]
+        optimizer = OPTIMIZERS[self._optimizer](params, lr=lr, weight_decay=self._weight_decay)
+        at, stream, train, half = edges(steps), self._source.stream(), list[float](), math.nan
+        for first, last in pairwise(at):
+            losses = (self._step(model, optimizer, next(stream), lr, t, steps) for t in range(first, last))
+            train.append(_mean(losses))
+            if not math.isfinite(train[-1]):
+                return Probe(lr, share, steps, self._start, half, math.inf, tuple(train))
+            if last == at[len(at) // 2]:
+                half = judge(model, self._loss, self._source)
+        valid = judge(model, self._loss, self._source)
+        return Probe(lr, share, steps, self._start, half, valid, tuple(train))
+
+    def _step(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, lr: float, t: int, steps: int
+    ) -> float:
+        """Training loss before step `t`, which is taken if it is finite."""
+        if time.monotonic() > self._deadline:
+            raise TimeUp
+        seeded("step", self._seed, t)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * multiplier("cosine", t, steps)
+        optimizer.zero_grad()
+        value: Tensor = self._loss(model, batch)
+        self._stepped()
+        found = float(value.detach())
+        if math.isfinite(found):
+            torch.autograd.backward(value)
+            optimizer.step()
+        return found
+
+
+def _mean(losses: Iterator[float]) -> float:
+    """Of losses up to the first that is not finite, which makes it infinite."""
+    total, count = 0.0, 0
+    for loss in losses:
+        if not math.isfinite(loss):
+            return math.inf
+        total, count = total + loss, count + 1
+    return total / count
