@@ -10,12 +10,13 @@ study sees, and is the best completed trial's? Optuna's pruners run in Optuna, a
 threshold in the first study of 30 trials of every task ("in Optuna"); its other rows come from
 `learnopt.stopping.studies`, whose decisions are the same, much faster. The clairvoyant knows how a trial at hand would
 end, but not the later ones: what no pruner that lets leaders finish can do without. Intervals are 95 % bootstraps over
-tasks. Writes `pruners.json` and `pruners.png`.
+tasks. Writes the record `NAME.json`, and `pruners.png` from all records `pruners*.json` that lie there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 import warnings
@@ -209,7 +210,8 @@ def main() -> None:
         a.out / f"{a.name}.json", optuna=optuna.__version__, weights=loaded.card["sha256"], seeds=a.seeds,
         tasks=[runs.tasks[i] for i in drawn], rows=lines,
     )  # fmt: skip
-    draw(lines, a.out / f"{a.name}.png")
+    records = [json.loads(p.read_text())["rows"] for p in sorted(a.out.glob("pruners*.json"))]
+    draw([r for each in records for r in each], a.out / "pruners.png")
     print(f"wrote {path}")
 
 
