@@ -20,7 +20,7 @@ from learnopt.estimators import (
     Estimate,
     Estimator,
     NoiseReuseES,
-    backprop,
+    base,
     noise,
 )
 from learnopt.estimators.windows import Windowed
@@ -164,7 +164,7 @@ def test_validation_points_of_windows_join_to_those_of_the_run() -> None:
 
 def test_backprop_over_the_whole_run_is_the_slope_of_the_meta_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Central differences of the compiled unroll's meta-loss along the estimate."""
-    monkeypatch.setattr(backprop, "CLIP", 1e3)
+    monkeypatch.setattr(base, "LONGEST", 1e3)
     steps = 5
     g = torch.Generator().manual_seed(8)
     theta = THETA + 0.03 * torch.randn(meta_network.SIZE, generator=g)
@@ -196,4 +196,4 @@ def test_backprop_walks_in_windows_and_clips() -> None:
     assert first.inner_steps == 2 * 5
     for estimate in (first, second):
         assert estimate.gradient is not None
-        assert float(estimate.gradient.norm()) <= backprop.CLIP * 1.0001
+        assert float(estimate.gradient.norm()) <= base.LONGEST * 1.0001

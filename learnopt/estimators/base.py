@@ -94,6 +94,17 @@ class Estimator(ABC):
         return values * (1 - meta_network.mask(self.frozen)) if self.frozen else values
 
 
+LONGEST = 1.0
+"""Largest norm of an exact gradient of an episode: one that explodes must not speak for all."""
+
+
+def bounded(gradient: Tensor) -> Tensor:
+    """The gradient of an episode, cut to the norm `LONGEST`; what is not finite counts as 0."""
+    finite = gradient.nan_to_num(0.0, 0.0, 0.0)
+    cut: Tensor = finite * (LONGEST / finite.norm().clamp_min(LONGEST))
+    return cut
+
+
 def noise(seed: int, pairs: int, size: int) -> Tensor:
     """The standard normal vectors of an episode, `(pairs, size)`: a function of the seed alone."""
     return torch.randn(pairs, size, generator=torch.Generator().manual_seed(seed_of("noise", seed)))
