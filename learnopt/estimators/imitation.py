@@ -159,12 +159,13 @@ def distance(proposed: Sequence[Tensor], led: Sequence[Tensor], params: Sequence
     """
     rows = []
     for new, wanted, old in zip(proposed, led, params, strict=True):
-        a, b = ((x - old).flatten(1) for x in (new, wanted))
-        own, other = (a * a).sum(1) + _TINY, (b * b).sum(1) + _TINY
-        cosine = (a * b).sum(1) * (own * other).rsqrt()
+        a, b = ((x - old).reshape(len(old), -1) for x in (new, wanted))
+        lengths = [(x * x).sum(1) for x in (a, b)]
+        counts = (lengths[0] > _TINY) & (lengths[1] > _TINY) & lengths[0].isfinite() & lengths[1].isfinite()
+        own, other = (torch.where(counts, x, 1.0) for x in lengths)  # so that the gradient of what is left out is 0
+        cosine = (a * b).sum(1) * own.rsqrt() * other.rsqrt()
         ratio = (own / other).log() / 2
         length = torch.nn.functional.huber_loss(ratio, torch.zeros_like(ratio), reduction="none")
-        counts = (other > 2 * _TINY) & (own > 2 * _TINY) & other.isfinite() & own.isfinite()
         rows.append(torch.stack([torch.where(counts, 1 - cosine + LENGTH * length, 0.0), counts.to(ratio)]))
     sums = torch.stack(rows).sum((0, 2))
     mean: Tensor = sums[0] / sums[1].clamp_min(1)
