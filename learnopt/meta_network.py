@@ -33,6 +33,12 @@ SHAPES: dict[str, tuple[int, int]] = {
 }  # fmt: skip
 """Meta-weights by name, in their order inside a flat theta."""
 
+LEVELS: dict[str, tuple[str, ...]] = {
+    level: tuple(name for name in SHAPES if name.startswith(prefixes))
+    for level, prefixes in (("global", "global_"), ("tensor", ("lstm_", "tensor_")), ("parameter", "mlp_"))
+}
+"""Parts of theta by what they decide for: the run (the schedule), each tensor, each parameter."""
+
 SIZE = sum(a * b for a, b in SHAPES.values())
 
 

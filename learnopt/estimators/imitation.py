@@ -74,6 +74,8 @@ class Imitation(Estimator):
 
     def __init__(self, pairs: int, sigma: float, frozen: Sequence[str] = (), window: int = 50) -> None:
         super().__init__(pairs, sigma, frozen)
+        if window < 1:
+            raise ValueError(f"window must be at least 1 step, got {window}")
         self.window = window
 
     def estimate(self, theta: Tensor, episode: Episode, carry: dict[str, Any] | None = None) -> Estimate:
