@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learnopt import meta_network
 from learnopt.atomic import write_bytes
 from learnopt.features import VERSION, LossHistory
 from learnopt.meta_config import MetaTrainConfig
@@ -80,6 +81,11 @@ def load_checkpoint(folder: Path, config: MetaTrainConfig) -> Checkpoint | None:
         ) from error
     if version != VERSION:
         raise ValueError(f"{path} was made with features version {version}, this is version {VERSION}")
+    if len(plain["theta"]) != meta_network.SIZE:
+        count = len(plain["theta"])
+        raise ValueError(
+            f"{path} has {count} meta-weights, this process {meta_network.SIZE}; see {meta_network.WIDTHS}"
+        )
     now = config.model_dump(mode="json")
     changed = [k for k in now if k != "checkpoint_minutes" and saved.get(k) != now[k]]
     if changed:
