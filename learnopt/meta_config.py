@@ -47,6 +47,7 @@ class MetaTrainConfig(BaseModel):
     horizon_unknown: Share = Field(0.1, description="share of episodes whose horizon is not told")
     horizon_wrong: Share = Field(0.1, description="share of episodes whose horizon is told wrong, by a factor 0.5 to 2")
     loss_withheld: Share = Field(0.1, description="share of episodes that see gradients only")
+    training_share: Share = Field(0.0, description="share of the late training loss in the meta-loss")
     augment: bool = Field(True, description="wrap the sampled tasks in random augmentations")
     valid_every: int = Field(25, ge=1, description="meta-steps between evaluations on the validation suite")
     valid_steps: int = Field(300, ge=2, description="longest inner run on the validation suite")

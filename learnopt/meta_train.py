@@ -31,7 +31,9 @@ def make_estimator(config: MetaTrainConfig) -> Estimator:
     """The estimator that the settings name."""
     kind = ESTIMATORS[config.estimator]
     own = {name: getattr(config, name) for name in kind.settings}
-    return kind(config.pairs, config.sigma, config.frozen, **own)
+    made = kind(config.pairs, config.sigma, config.frozen, **own)
+    made.training = config.training_share
+    return made
 
 
 @dataclass

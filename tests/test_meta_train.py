@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -109,6 +110,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_changed_settings_are_refused(trained: Path) -> None:
     with pytest.raises(ValueError, match=r"pairs 2 -> 4"):
         load_checkpoint(trained, config("es", 3).model_copy(update={"pairs": 4}))
+
+
+def test_checkpoints_from_before_a_setting_are_taken(trained: Path, tmp_path: Path) -> None:
+    plain = torch.load(trained / FILE, weights_only=True)
+    settings = json.loads(plain["config"])
+    del settings["training_share"]
+    torch.save({**plain, "config": json.dumps(settings)}, tmp_path / FILE)
+    assert load_checkpoint(tmp_path, config("es", 3)) is not None
+    with pytest.raises(ValueError, match=r"training_share 0.0 -> 0.5"):
+        load_checkpoint(tmp_path, config("es", 3).model_copy(update={"training_share": 0.5}))
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])

@@ -39,7 +39,7 @@ class Backprop(Windowed):
                 problem, weights, window.runs, window.start, window.stop, episode.telling,
                 valid_at=window.valid_at, differentiable=True,
             )  # fmt: skip
-            losses, reference = window.losses(trajectory)
+            losses, reference = window.losses(trajectory, self.training)
             (gradient,) = torch.autograd.grad(losses.mean(), weights)
         gradient = bounded(self._free(gradient))  # unrolls are chaotic
         fixed = Runs([p.detach() for p in runs.params], runs.state.detached())

@@ -58,6 +58,8 @@ class Estimator(ABC):
     """Settings of a meta-training run that this estimator takes besides those of all."""
     keeps_state: ClassVar[bool] = False
     """True when an episode goes on over several meta-steps; its `carry` is then part of the checkpoint."""
+    training: float = 0.0
+    """Share of the training loss in the meta-loss."""
 
     def __init__(self, pairs: int, sigma: float, frozen: Sequence[str] = ()) -> None:
         self.pairs, self.sigma, self.frozen = pairs, sigma, tuple(frozen)
