@@ -15,7 +15,7 @@ import torch
 from meta_train_toy import config
 from toy import ToySource
 
-from learnopt import artifact, export, features, meta_network
+from learnopt import artifact, canvas, export, features, meta_network
 from learnopt.checkpoint import FILE, load_checkpoint, read_log
 from learnopt.episodes import draw
 from learnopt.estimators import ESTIMATORS
@@ -140,6 +140,18 @@ def test_export_and_report(trained: Path, tmp_path: Path) -> None:
     assert loaded.card["config"]["seed"] == 5
     assert draw_curve(read_log(trained), tmp_path).read_bytes().startswith(b"\x89PNG")
     assert table(read_log(trained)).row_count == 3
+
+
+@pytest.mark.parametrize("estimator", ["es", "imitation"])
+def test_the_curve_s_axes_say_what_is_drawn(estimator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(canvas, "save", lambda figure, path, dpi: drawn.append(figure) or path)
+    steps = [{"meta_step": 1, "meta_loss": 0.3}, {"meta_step": 2, "meta_loss": 0.2, "valid": -1.0}]
+    draw_curve(steps, tmp_path, ESTIMATORS[estimator].measure)
+    labels = [axes.get_ylabel() for axes in drawn[0].axes]
+    other = {"es": [], "imitation": ["distance from AdamW's steps"]}[estimator]
+    assert labels == [*other, "meta-loss (log of loss over initial loss)"]
+    assert [len(axes.lines) for axes in drawn[0].axes] == ([2, 2] if other else [4])
 
 
 def test_episodes_are_drawn_as_configured() -> None:

@@ -44,6 +44,9 @@ class Estimate:
     inputs: Tensor | None = None
 
 
+META_LOSS = "meta-loss (log of loss over initial loss)"
+
+
 class Estimator(ABC):
     """Estimates d meta-loss / d theta from pairs of perturbed inner runs.
 
@@ -58,6 +61,8 @@ class Estimator(ABC):
     """Settings of a meta-training run that this estimator takes besides those of all."""
     keeps_state: ClassVar[bool] = False
     """True when an episode goes on over several meta-steps; its `carry` is then part of the checkpoint."""
+    measure: ClassVar[str] = META_LOSS
+    """What the meta-loss of an `Estimate` is, for a picture's axis."""
     training: float = 0.0
     """Share of the training loss in the meta-loss."""
 

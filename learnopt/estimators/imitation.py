@@ -70,6 +70,7 @@ class Imitation(Estimator):
     """
 
     name = "imitation"
+    measure = "distance from AdamW's steps"
     settings = ("window",)
 
     def __init__(self, pairs: int, sigma: float, frozen: Sequence[str] = (), window: int = 50) -> None:
