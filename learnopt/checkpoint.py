@@ -87,7 +87,8 @@ def load_checkpoint(folder: Path, config: MetaTrainConfig) -> Checkpoint | None:
             f"{path} has {count} meta-weights, this process {meta_network.SIZE}; see {meta_network.WIDTHS}"
         )
     now = config.model_dump(mode="json")
-    saved = MetaTrainConfig.model_validate({}).model_dump(mode="json") | saved  # what was no setting then had its default
+    usual = MetaTrainConfig.model_validate({}).model_dump(mode="json")
+    saved = usual | saved  # what was no setting then had its default
     changed = [k for k in now if k != "checkpoint_minutes" and saved.get(k) != now[k]]
     if changed:
         what = ", ".join(f"{k} {saved.get(k)!r} -> {now[k]!r}" for k in changed)

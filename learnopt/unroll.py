@@ -105,8 +105,8 @@ class Problem:
         Seeds torch's generator with the step, for randomness inside the model (dropout): fork it around a run.
 
         Args:
-            params: leaves that want gradients, unless `differentiable`.
-            differentiable: keep the graph.
+            params: `(N, *shape)` each; when `differentiable`, with a graph to keep.
+            differentiable: keep the graph of loss and gradients.
         """
         torch.manual_seed(seed_of("inner", self.seeds[0], step))
         with torch.enable_grad():
