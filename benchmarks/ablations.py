@@ -9,12 +9,14 @@ Prints a table and writes `<out>/ablations.json`.
     ... benchmarks/ablations.py --arms --against joint --record arms runs/joint-301.safetensors ...
 
 compares ways to meta-train: files named `<arm>-<seed>` are runs of one way, and the change is of the mean log loss of a
-task over an arm's runs.
+task over an arm's runs. Weights of other widths need a process of their own (`LEARNOPT_WIDTHS`, with one of them as
+`--weights`), whose record `--also` takes in.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,7 @@ def main() -> None:
     parser.add_argument("--weights", default="default", help="the whole")
     parser.add_argument("--arms", action="store_true", help="ways to meta-train, no parts of the weights")
     parser.add_argument("--against", default="whole", help="what changes are against: a name in the table")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="records of --arms to take runs from as well")
     parser.add_argument("--record", default="ablations", help="name of the record")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--workers", type=int, default=4)
@@ -142,6 +145,9 @@ def main() -> None:
     paths |= {} if chosen.arms else written(chosen.weights, chosen.runs / "weights")
     paths |= {Path(other).stem: other for other in chosen.others}
     found = {name: ratios(str(path), chosen.runs, chosen.workers) for name, path in paths.items()}
+    for record in chosen.also:
+        entries = json.loads(record.read_text(encoding="utf-8"))["runs"]
+        found |= {entry["weights"]: entry["per_task"] for entry in entries if entry["weights"] != "whole"}
     arms = by_arm(found) if chosen.arms else found
     if chosen.against not in arms:
         raise SystemExit(f"unknown --against {chosen.against!r}; choose from: {', '.join(arms)}")
