@@ -30,7 +30,7 @@ from torch.nn.functional import cosine_similarity
 
 from learnopt import artifact
 from learnopt.episodes import draw, episode
-from learnopt.estimators import ESTIMATORS
+from learnopt.estimators import ESTIMATORS, Imitation
 from learnopt.meta_config import MetaTrainConfig
 from learnopt.meta_train import make_estimator
 from learnopt.provenance import write_record
@@ -121,7 +121,7 @@ def main() -> None:
     horizons = [int(h) for h in chosen.horizons.split(",")]
     jobs = [
         Job(name, horizon, number, repeat, chosen.pairs, min(chosen.window, horizon), chosen.weights)
-        for horizon in horizons for name in ESTIMATORS
+        for horizon in horizons for name in ESTIMATORS if name != Imitation.name
         for number in range(chosen.episodes) for repeat in range(chosen.repeats)
     ]  # fmt: skip
     with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:

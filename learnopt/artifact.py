@@ -61,13 +61,14 @@ def save(path: Path, theta: Tensor, stop: dict[str, Tensor] | None, fields: dict
     card = {
         "format": FORMAT,
         "features_version": features.VERSION,
-        "architecture": {
-            "hidden": meta_network.HIDDEN, "context": meta_network.CONTEXT, "width": meta_network.WIDTH,
-            "meta_parameters": meta_network.SIZE,
-        },
+        "architecture": {**_widths(), "meta_parameters": meta_network.SIZE},
         **fields,
     }  # fmt: skip
     return carded.write(path, tensors, card)
+
+
+def _widths() -> dict[str, int]:
+    return {"hidden": meta_network.HIDDEN, "context": meta_network.CONTEXT, "width": meta_network.WIDTH}
 
 
 def locate(name: str | os.PathLike[str]) -> Path:
@@ -111,6 +112,7 @@ def _load(path: Path, modified: tuple[int, int], size: int) -> Artifact:
     if added is None:
         was = card.get("features_version")
         raise ArtifactError(f"{path} was trained on features version {was!r}, this version has {features.VERSION}")
+    _check_widths(path, card.get("architecture"))
     tensors = carded.tensors_of(path, data)
     stop = {f"stop.{k}": s for k, s in stop_head.SHAPES.items()}
     expected = {f"rule.{k}": (a - added * (k in _OVER_COLUMNS), b) for k, (a, b) in meta_network.SHAPES.items()}
@@ -134,6 +136,17 @@ def _columns_since(version: Any) -> int | None:
         return None
     since = [features.ADDED.get(v) for v in range(version + 1, features.VERSION + 1)]
     return None if None in since else sum(n for n in since if n is not None)
+
+
+def _check_widths(path: Path, said: Any) -> None:
+    """Refuse a meta-network of other widths than the process has; cards that do not say are judged by the tensors."""
+    own = _widths()
+    found = {k: said[k] for k in own if k in said} if isinstance(said, dict) else {}
+    if found.keys() == own.keys() and found != own:
+        a, b = (",".join(str(widths[k]) for k in own) for widths in (found, own))
+        raise ArtifactError(
+            f"{path} has a meta-network of widths {a}, this process one of {b}; start it with {meta_network.WIDTHS}={a}"
+        )
 
 
 def _check(path: Path, tensors: dict[str, Tensor], expected: dict[str, tuple[int, int]]) -> None:

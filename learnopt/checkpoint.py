@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from learnopt import meta_network
 from learnopt.atomic import write_bytes
 from learnopt.features import VERSION, LossHistory
 from learnopt.meta_config import MetaTrainConfig
@@ -80,9 +81,14 @@ def load_checkpoint(folder: Path, config: MetaTrainConfig) -> Checkpoint | None:
         ) from error
     if version != VERSION:
         raise ValueError(f"{path} was made with features version {version}, this is version {VERSION}")
+    if len(plain["theta"]) != meta_network.SIZE:
+        count = len(plain["theta"])
+        raise ValueError(
+            f"{path} has {count} meta-weights, this process {meta_network.SIZE}; see {meta_network.WIDTHS}"
+        )
     now = config.model_dump(mode="json")
-    # what is older than a setting was made with its default
-    saved = {**MetaTrainConfig.model_validate({}).model_dump(mode="json"), **saved}
+    usual = MetaTrainConfig.model_validate({}).model_dump(mode="json")
+    saved = usual | saved  # what was no setting then had its default
     changed = [k for k in now if k != "checkpoint_minutes" and saved[k] != now[k]]
     if changed:
         what = ", ".join(f"{k} {saved[k]!r} -> {now[k]!r}" for k in changed)

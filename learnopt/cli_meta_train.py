@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from learnopt import artifact, devices, export
 from learnopt.checkpoint import read_log
 from learnopt.episodes import TaskSource
+from learnopt.estimators import ESTIMATORS
 from learnopt.locking import locked
 from learnopt.meta_config import MetaTrainConfig, parse_config, read_config
 from learnopt.meta_report import draw_curve, table
@@ -63,7 +64,7 @@ def meta_train(
         if not pool.leads:
             return
     rows = read_log(out)
-    curve = draw_curve(rows, out)
+    curve = draw_curve(rows, out, ESTIMATORS[settings.estimator].measure)
     Console().print(table(rows))
     console.print(f"wrote {out / export.WEIGHTS}, {curve}")
 

@@ -33,7 +33,8 @@ class MetaTrainConfig(BaseModel):
     damping: float = Field(0.0, ge=0, description="of the natural meta-gradient; 0: plain (estimator nodes)")
     frozen: tuple[str, ...] = Field(
         (),
-        description="parts of theta (names of meta_network.SHAPES) that stay as they are",
+        description="parts of theta (names of meta_network.SHAPES), or whole levels (global, tensor, parameter), that "
+        "stay as they are",
     )
     window: int = Field(50, ge=1, description="steps per meta-step of the estimators that truncate")
     meta_lr: float = Field(0.02, gt=0, description="learning rate of the meta-Adam")
@@ -46,6 +47,7 @@ class MetaTrainConfig(BaseModel):
     horizon_unknown: Share = Field(0.1, description="share of episodes whose horizon is not told")
     horizon_wrong: Share = Field(0.1, description="share of episodes whose horizon is told wrong, by a factor 0.5 to 2")
     loss_withheld: Share = Field(0.1, description="share of episodes that see gradients only")
+    training_share: Share = Field(0.0, description="share of the late training loss in the meta-loss")
     augment: bool = Field(True, description="wrap the sampled tasks in random augmentations")
     valid_every: int = Field(25, ge=1, description="meta-steps between evaluations on the validation suite")
     valid_steps: int = Field(300, ge=2, description="longest inner run on the validation suite")
@@ -65,13 +67,18 @@ class MetaTrainConfig(BaseModel):
     @field_validator("frozen", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+        names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return value
+        parts = [part for name in names for part in meta_network.LEVELS.get(str(name), (name,))]
+        return tuple(part for i, part in enumerate(parts) if part not in parts[:i])
 
     @field_validator("frozen")
     @classmethod
     def _parts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [name for name in value if name not in meta_network.SHAPES]:
-            raise ValueError(f"unknown part {unknown[0]!r}; choose from {', '.join(meta_network.SHAPES)}")
+            choices = ", ".join([*meta_network.LEVELS, *meta_network.SHAPES])
+            raise ValueError(f"unknown part {unknown[0]!r}; choose from {choices}")
         if len(set(value)) == len(meta_network.SHAPES):
             raise ValueError("nothing is left to learn")
         return value

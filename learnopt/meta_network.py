@@ -5,6 +5,7 @@ What the outputs do to the parameters is the business of `learnopt.rule`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 
 import torch
@@ -12,7 +13,27 @@ from torch import Tensor
 
 from learnopt import features
 
-HIDDEN, CONTEXT, WIDTH = 12, 8, 4
+STANDARD_WIDTHS = (12, 8, 4)
+"""Those of the weights that ship."""
+WIDTHS = "LEARNOPT_WIDTHS"
+"""Environment variable, read once: `HIDDEN,CONTEXT,WIDTH` of all meta-networks of the process, to try other sizes. The
+kernel is compiled for them, states are packed by them, and weights of other widths are refused."""
+
+
+def parse_widths(text: str | None) -> tuple[int, int, int]:
+    """Units of the three levels from the variable's text; the standard ones without.
+
+    Raises:
+        ValueError: anything but three numbers of at least 1.
+    """
+    parts = [part.strip() for part in text.split(",")] if text else [str(n) for n in STANDARD_WIDTHS]
+    if len(parts) != len(STANDARD_WIDTHS) or not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"{WIDTHS} must be three numbers of at least 1, such as 32,16,8, got {text!r}")
+    hidden, context, width = map(int, parts)
+    return hidden, context, width
+
+
+HIDDEN, CONTEXT, WIDTH = parse_widths(os.environ.get(WIDTHS))
 """Units of the per-tensor LSTM, of the global layer and of the per-parameter MLP."""
 
 OUTPUTS = ("log_step", "gradient", "log_decay", "gate", "pull")
@@ -32,6 +53,12 @@ SHAPES: dict[str, tuple[int, int]] = {
     "mlp_out": (WIDTH, 2), "mlp_out_bias": (1, 2),
 }  # fmt: skip
 """Meta-weights by name, in their order inside a flat theta."""
+
+LEVELS: dict[str, tuple[str, ...]] = {
+    level: tuple(name for name in SHAPES if name.startswith(prefixes))
+    for level, prefixes in (("global", "global_"), ("tensor", ("lstm_", "tensor_")), ("parameter", "mlp_"))
+}
+"""Parts of theta by what they decide for: the run (the schedule), each tensor, each parameter."""
 
 SIZE = sum(a * b for a, b in SHAPES.values())
 

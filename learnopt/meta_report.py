@@ -9,6 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from learnopt import canvas
+from learnopt.estimators.base import META_LOSS
 
 CURVE = "learning_curve.png"
 
@@ -20,25 +21,32 @@ def smooth(values: list[float], width: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(centres), np.array([float(np.mean(values[s : s + width])) for s in starts])
 
 
-def draw_curve(rows: list[dict[str, Any]], out: Path) -> Path:
-    """Draw meta-loss and validation score over meta-steps into `out`; returns the picture's path."""
+def draw_curve(rows: list[dict[str, Any]], out: Path, measure: str = META_LOSS) -> Path:
+    """Draw meta-loss and validation score over meta-steps into `out`; returns the picture's path.
+
+    Args:
+        measure: what the rows' meta-loss is; the validation score, always `META_LOSS`, gets an axis of its own beside
+            another one.
+    """
     train = [r["meta_loss"] for r in rows if "meta_loss" in r]
     valid = [(r["meta_step"], r["valid"]) for r in rows if "valid" in r]
     figure = canvas.new_figure(8, 4.5)
     axes = figure.subplots()
+    beside = axes if measure == META_LOSS else axes.twinx()
     if train:
         axes.plot(range(1, len(train) + 1), train, color="#9ecae1", linewidth=0.5, alpha=0.6)
         x, y = smooth(train, max(min(10, len(train)), len(train) // 40))
-        axes.plot(x, y, color="#2171b5", linewidth=1.8, label="training tasks (perturbed, mean of a window)")
+        axes.plot(x, y, color="#2171b5", linewidth=1.8, label="training tasks (mean of a window)")
     if valid:
         steps, scores = zip(*valid, strict=True)
         best = int(np.argmin(scores))
-        axes.plot(steps, scores, color="#d95f02", marker="o", markersize=3, linewidth=1.5, label="validation tasks")
-        axes.plot(steps[best], scores[best], "*", color="#d95f02", markersize=14, label=f"kept: step {steps[best]}")
-    axes.set(xlabel="meta-step", ylabel="meta-loss (log of loss over initial loss)", title="Meta-training")
+        beside.plot(steps, scores, color="#d95f02", marker="o", markersize=3, linewidth=1.5, label="validation tasks")
+        beside.plot(steps[best], scores[best], "*", color="#d95f02", markersize=14, label=f"kept: step {steps[best]}")
+    beside.set(ylabel=META_LOSS)
+    axes.set(xlabel="meta-step", ylabel=measure, title="Meta-training")
     axes.grid(alpha=0.3)
     if train or valid:
-        axes.legend(frameon=False)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return canvas.save(figure, out / CURVE, dpi=130)
 
 

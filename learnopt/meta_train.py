@@ -32,7 +32,7 @@ def make_estimator(config: MetaTrainConfig) -> Estimator:
     kind = ESTIMATORS[config.estimator]
     own = {name: getattr(config, name) for name in kind.settings}
     estimator = kind(config.pairs, config.sigma, config.frozen, **own)
-    estimator.kernel = config.kernel
+    estimator.kernel, estimator.training = config.kernel, config.training_share
     return estimator
 
 

@@ -12,8 +12,10 @@ FLOOR = 3e-4
 CEILING = 15.0
 """Multiple of the initial loss above which a run counts as diverged; worse is not worse."""
 FINAL = 0.85
-"""Weight of the final validation loss; the rest is shared by those on the way. Training loss has no part: with a weight
-of 0.1 for its logarithm, halving it by memorising was worth 9 % of validation loss."""
+"""Weight of the final validation loss; the rest is shared by those on the way. Training loss has no part unless asked
+for: with a weight of 0.1 for its logarithm, halving it by memorising was worth 9 % of validation loss."""
+LATE = 0.1
+"""Share of the steps, the last ones, whose training loss counts where it has a part."""
 ON_THE_WAY = (0.15, 0.35, 0.6)
 """Shares of the run after which validation loss is measured besides the end."""
 NOISE = 0.03
@@ -32,17 +34,20 @@ def log_loss(losses: Tensor, reference: Tensor) -> Tensor:
     return (ratio.clamp(0, CEILING) + FLOOR).log()
 
 
-def meta_loss(trajectory: Trajectory, reference: Tensor) -> Tensor:
+def meta_loss(trajectory: Trajectory, reference: Tensor, training: float = 0.0) -> Tensor:
     """Meta-loss of every run, shape `(N,)`; free of the task's scale.
 
     Args:
         trajectory: with at least one validation loss, the last one at the end.
         reference: the task's initial loss, shape `()`.
+        training: share of the mean training loss of the last `LATE` of the steps; the rest is validation loss.
     """
     valid = log_loss(trajectory.valid, reference)
-    if len(valid) == 1:
-        return valid[0]
-    return FINAL * valid[-1] + (1 - FINAL) * valid[:-1].mean(0)
+    mean = valid[0] if len(valid) == 1 else FINAL * valid[-1] + (1 - FINAL) * valid[:-1].mean(0)
+    if not training:
+        return mean
+    late = trajectory.losses[-max(1, round(LATE * len(trajectory.losses))) :].mean(0)
+    return torch.lerp(mean, log_loss(late, reference), training)
 
 
 def paired(meta_losses: Tensor) -> Tensor:

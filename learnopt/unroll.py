@@ -107,13 +107,21 @@ class Problem:
         self._module.train()
         return self._run(params, batch, [0] * len(batch))
 
+    def gradients_at(
+        self, params: list[Tensor], step: int, *, graph: bool = False, recorded: bool = False
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """`gradients` on batch number `step`; seeds torch's generator with the step, for randomness inside the model
+        (dropout): fork it around a run."""
+        _seed(self.device, seed_of("inner", self.seeds[0], step))
+        return self.gradients(params, self.batch(step), graph=graph, recorded=recorded)
+
     def gradients(
         self, params: list[Tensor], batch: Batch, *, graph: bool = False, recorded: bool = False
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Training loss of every run, `(N,)`, and its gradients.
 
         Args:
-            params: require gradients.
+            params: `(N, *shape)` each.
             graph: keep the graph of both.
             recorded: replay a recording, made in the first step, where there can be one.
         """
@@ -121,8 +129,10 @@ class Problem:
         if replay is not None:
             replayed, *found = replay(*params, *batch)
             return replayed, found
-        loss = self.losses(params, batch)
-        grads = torch.autograd.grad(loss.sum(), params, create_graph=graph, allow_unused=True)
+        with torch.enable_grad():
+            leaves = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
+            loss = self.losses(leaves, batch)
+            grads = torch.autograd.grad(loss.sum(), leaves, create_graph=graph, allow_unused=True)
         return loss if graph else loss.detach(), grads
 
     def _recording(self, params: list[Tensor], batch: Batch) -> Replay | None:
@@ -226,9 +236,7 @@ def unroll(
         moving = _TorchRuns(theta, problem.layout, runs, differentiable)
     with torch.random.fork_rng(devices=[]):
         for t in range(start, stop):
-            _seed(problem.device, seed_of("inner", problem.seeds[0], t))
-            batch = problem.batch(t)
-            loss, grads = problem.gradients(moving.params, batch, graph=differentiable, recorded=recorded)
+            loss, grads = problem.gradients_at(moving.params, t, graph=differentiable, recorded=recorded)
             nudge = None if nudges is None else nudges[t - start]
             moving.step(grads, loss if telling.loss else None, float(telling.horizon), nudge)
             losses.append(loss)

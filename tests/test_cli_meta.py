@@ -15,7 +15,10 @@ BAD: list[tuple[list[str], str]] = [
     (["meta-train", "nowhere.toml"], "cannot read config nowhere.toml"),
     (["meta-train", "--set", "pairs=0"], "pairs = '0'"),
     (["meta-train", "--set", "pairs"], "--set takes name=value, got 'pairs'"),
-    (["meta-train", "--set", "estimator=adam"], "unknown estimator 'adam'; choose from backprop, es, nodes, nres, pes"),
+    (
+        ["meta-train", "--set", "estimator=adam"],
+        "unknown estimator 'adam'; choose from backprop, es, imitation, nodes, nres, pes",
+    ),
     (["meta-train", "--set", "suite=mnist"], "'mnist'"),
     (["meta-train", "--set", "valid_suite=mnist"], "unknown suite 'mnist'; choose from"),
     (["meta-train", "--set", "start_from=v99"], "unknown weights 'v99'; choose from"),

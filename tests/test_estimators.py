@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 from test_unroll import rule_index
-from torch import Tensor
+from torch import Tensor, nn
 from toy import ToyTask
 
 from learnopt import meta_network, objective
@@ -20,11 +20,13 @@ from learnopt.estimators import (
     Estimate,
     Estimator,
     NoiseReuseES,
-    backprop,
+    base,
     noise,
 )
 from learnopt.estimators.windows import Windowed
-from learnopt.task import seed_of
+from learnopt.meta_config import MetaTrainConfig
+from learnopt.meta_train import make_estimator
+from learnopt.task import Batch, seed_of
 from learnopt.unroll import Problem, Telling, Trajectory, unroll
 
 THETA = meta_network.initial_theta(torch.Generator().manual_seed(0))
@@ -150,8 +152,30 @@ def test_meta_loss_terms() -> None:
     assert float(objective.meta_loss(scaled, torch.tensor(100.0))[0]) == pytest.approx(expected, rel=1e-5)
     last = t._replace(valid=t.valid[-1:], valid_steps=(10,))
     assert float(objective.meta_loss(last, torch.tensor(1.0))[0]) == pytest.approx(log(0.125), rel=1e-5)
+    trained = t._replace(losses=torch.linspace(1.0, 0.1, 10)[:, None])
+    mixed = float(objective.meta_loss(trained, torch.tensor(1.0), 0.25)[0])
+    assert mixed == pytest.approx(0.75 * expected + 0.25 * log(0.1), rel=1e-5)
     broken = t._replace(valid=torch.full((4, 1), float("nan")))
     assert torch.isfinite(objective.meta_loss(broken, torch.tensor(1.0))).all()
+
+
+@pytest.mark.parametrize("name", ["es", "nres", "pes", "nodes", "backprop"])
+def test_training_loss_can_be_part_of_the_meta_loss(name: str) -> None:
+    """All of it, on a task whose validation loss is a constant: only training losses can make a difference."""
+
+    class Unvalidated(ToyTask):
+        def validation(self) -> Batch:
+            return self.x[:1] * 0, self.y[:1]
+
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            return super().loss(model, batch) if len(batch[0]) > 1 else 0.7 + 0 * model(batch[0]).sum()
+
+    estimated = {}
+    for share in (0.0, 1.0):
+        estimator = make_estimator(MetaTrainConfig(estimator=name, pairs=2, training_share=share))
+        estimate = estimator.estimate(THETA, Episode(Unvalidated(), 4, 6, Telling(6)), None)
+        estimated[share] = float(estimator.gradient(meta_network.SIZE, [estimate]).norm())
+    assert estimated[0.0] < 1e-6 < estimated[1.0]
 
 
 def test_validation_points_of_windows_join_to_those_of_the_run() -> None:
@@ -164,7 +188,7 @@ def test_validation_points_of_windows_join_to_those_of_the_run() -> None:
 
 def test_backprop_over_the_whole_run_is_the_slope_of_the_meta_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Central differences of the compiled unroll's meta-loss along the estimate."""
-    monkeypatch.setattr(backprop, "CLIP", 1e3)
+    monkeypatch.setattr(base, "LONGEST", 1e3)
     steps = 5
     g = torch.Generator().manual_seed(8)
     theta = THETA + 0.03 * torch.randn(meta_network.SIZE, generator=g)
@@ -196,4 +220,4 @@ def test_backprop_walks_in_windows_and_clips() -> None:
     assert first.inner_steps == 2 * 5
     for estimate in (first, second):
         assert estimate.gradient is not None
-        assert float(estimate.gradient.norm()) <= backprop.CLIP * 1.0001
+        assert float(estimate.gradient.norm()) <= base.LONGEST * 1.0001

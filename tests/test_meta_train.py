@@ -15,7 +15,7 @@ import torch
 from meta_train_toy import config
 from toy import ToySource
 
-from learnopt import artifact, export, features, meta_network, workers
+from learnopt import artifact, canvas, export, features, meta_network, workers
 from learnopt.checkpoint import FILE, load_checkpoint, read_log
 from learnopt.episodes import draw
 from learnopt.estimators import ESTIMATORS
@@ -55,7 +55,8 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k != "seconds"} for r in read_log(out)]
 
 
-@pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
+# imitation keeps no state, like es: test_estimators_imitation.py resumes it without processes
+@pytest.mark.parametrize("estimator", sorted(ESTIMATORS.keys() - {"imitation"}))
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, estimator: str) -> None:
     finish(tmp_path / "whole", estimator, workers=2)
     kill_after(tmp_path / "killed", estimator, lines=3)
@@ -112,14 +113,17 @@ def test_changed_settings_are_refused(trained: Path) -> None:
         load_checkpoint(trained, config("es", 3).model_copy(update={"pairs": 4}))
 
 
-def test_a_checkpoint_older_than_a_setting_was_made_with_its_default(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "usual", "other"), [("kernel", True, False), ("training_share", 0.0, 0.5)])
+def test_a_checkpoint_older_than_a_setting_was_made_with_its_default(
+    trained: Path, tmp_path: Path, name: str, usual: object, other: object
+) -> None:
     plain = torch.load(trained / FILE, weights_only=True)
     saved = json.loads(plain["config"])
-    assert saved.pop("kernel") is True
+    assert saved.pop(name) == usual
     torch.save({**plain, "config": json.dumps(saved)}, tmp_path / FILE)
     assert load_checkpoint(tmp_path, config("es", 3)) is not None
-    with pytest.raises(ValueError, match=r"kernel True -> False"):
-        load_checkpoint(tmp_path, config("es", 3).model_copy(update={"kernel": False}))
+    with pytest.raises(ValueError, match=f"{name} {usual} -> {other}"):
+        load_checkpoint(tmp_path, config("es", 3).model_copy(update={name: other}))
 
 
 def test_without_the_kernel_torch_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +156,18 @@ def test_export_and_report(trained: Path, tmp_path: Path) -> None:
     assert table(read_log(trained)).row_count == 3
 
 
+@pytest.mark.parametrize("estimator", ["es", "imitation"])
+def test_the_curve_s_axes_say_what_is_drawn(estimator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(canvas, "save", lambda figure, path, dpi: drawn.append(figure) or path)
+    steps = [{"meta_step": 1, "meta_loss": 0.3}, {"meta_step": 2, "meta_loss": 0.2, "valid": -1.0}]
+    draw_curve(steps, tmp_path, ESTIMATORS[estimator].measure)
+    labels = [axes.get_ylabel() for axes in drawn[0].axes]
+    other = {"es": [], "imitation": ["distance from AdamW's steps"]}[estimator]
+    assert labels == [*other, "meta-loss (log of loss over initial loss)"]
+    assert [len(axes.lines) for axes in drawn[0].axes] == ([2, 2] if other else [4])
+
+
 def test_episodes_are_drawn_as_configured() -> None:
     settings = MetaTrainConfig(steps_min=50, steps_max=400, horizon_unknown=0.3, horizon_wrong=0.5, loss_withheld=0.2)
     specs = [draw(settings, 0, i) for i in range(2000)]
@@ -171,11 +187,14 @@ def test_episodes_are_drawn_as_configured() -> None:
     ("table_", "message"),
     [
         ({"pairs": 0}, r"pairs = 0"),
-        ({"estimator": "sgd"}, r"unknown estimator 'sgd'; choose from backprop, es, nodes, nres, pes"),
+        ({"estimator": "sgd"}, r"unknown estimator 'sgd'; choose from backprop, es, imitation, nodes, nres, pes"),
         ({"speed": 3}, r"speed = 3.*settings: suite"),
         ({"sigma": "wide"}, r"sigma = 'wide'"),
         ({"steps_min": 300, "steps_max": 200}, r"steps_min 300 is above steps_max 200"),
-        ({"frozen": ["lstm"]}, r"unknown part 'lstm'; choose from global_in"),
+        ({"frozen": ["lstm"]}, r"unknown part 'lstm'; choose from global, tensor, parameter, global_in"),
+        ({"frozen": 3}, r"frozen = 3"),
+        ({"frozen": [["mlp_in"]]}, r"frozen"),
+        ({"frozen": "global,tensor,parameter"}, r"nothing is left to learn"),
         ({"frozen": list(meta_network.SHAPES)}, r"nothing is left to learn"),
         ({"horizon_unknown": 1.5}, r"horizon_unknown = 1.5"),
     ],
@@ -184,6 +203,14 @@ def test_bad_settings(table_: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         parse_config(table_, "file.toml")
     assert "\n" not in str(error.value)
+
+
+def test_levels_stand_for_their_parts() -> None:
+    assert [part for parts in meta_network.LEVELS.values() for part in parts] == list(meta_network.SHAPES)
+    frozen = parse_config({"frozen": "parameter, mlp_bias,global_out"}, "settings").frozen
+    assert frozen == ("mlp_in", "mlp_context", "mlp_bias", "mlp_out", "mlp_out_bias", "global_out")
+    parts = parse_config({"frozen": list(frozen)}, "settings")
+    assert parts.frozen == frozen  # so that a checkpoint's settings are those that were asked for
 
 
 def test_bad_config_files(tmp_path: Path) -> None:

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from learnopt.estimators.base import Episode, Estimate
+from learnopt.estimators.base import Episode, Estimate, bounded
 from learnopt.estimators.windows import Windowed
 from learnopt.task import seed_of
 from learnopt.unroll import Problem, Runs, unroll
-
-CLIP = 1.0
-"""Largest norm of an episode's gradient: unrolls are chaotic, and one that explodes must not speak for all."""
 
 
 class Backprop(Windowed):
@@ -42,10 +39,9 @@ class Backprop(Windowed):
                 problem, weights, window.runs, window.start, window.stop, episode.telling,
                 valid_at=window.valid_at, differentiable=True,
             )  # fmt: skip
-            losses, reference = window.losses(trajectory)
+            losses, reference = window.losses(trajectory, self.training)
             (gradient,) = torch.autograd.grad(losses.mean(), weights)
-        gradient = self._free(gradient.nan_to_num(0.0, 0.0, 0.0))
-        gradient = gradient * (CLIP / gradient.norm().clamp_min(CLIP))
+        gradient = bounded(self._free(gradient))  # unrolls are chaotic
         fixed = Runs([p.detach() for p in runs.params], runs.state.detached())
         return Estimate(
             episode.seed, torch.zeros(0), float(losses.detach().mean()), trajectory.losses.numel(),

@@ -44,6 +44,9 @@ class Estimate:
     inputs: Tensor | None = None
 
 
+META_LOSS = "meta-loss (log of loss over initial loss)"
+
+
 class Estimator(ABC):
     """Estimates d meta-loss / d theta from pairs of perturbed inner runs.
 
@@ -60,6 +63,10 @@ class Estimator(ABC):
     """True when an episode goes on over several meta-steps; its `carry` is then part of the checkpoint."""
     kernel: bool = True
     """False: inner runs go the slow ways, as in `Problem`."""
+    measure: ClassVar[str] = META_LOSS
+    """What the meta-loss of an `Estimate` is, for a picture's axis."""
+    training: float = 0.0
+    """Share of the training loss in the meta-loss."""
 
     def __init__(self, pairs: int, sigma: float, frozen: Sequence[str] = ()) -> None:
         self.pairs, self.sigma, self.frozen = pairs, sigma, tuple(frozen)
@@ -93,6 +100,17 @@ class Estimator(ABC):
     def _free(self, values: Tensor) -> Tensor:
         """`(..., SIZE)` with zeros at the frozen parts."""
         return values * (1 - meta_network.mask(self.frozen)) if self.frozen else values
+
+
+LONGEST = 1.0
+"""Largest norm of an exact gradient of an episode: one that explodes must not speak for all."""
+
+
+def bounded(gradient: Tensor) -> Tensor:
+    """The gradient of an episode, cut to the norm `LONGEST`; what is not finite counts as 0."""
+    finite = gradient.nan_to_num(0.0, 0.0, 0.0)
+    cut: Tensor = finite * (LONGEST / finite.norm().clamp_min(LONGEST))
+    return cut
 
 
 def noise(seed: int, pairs: int, size: int) -> Tensor:

@@ -24,5 +24,5 @@ class AntitheticES(Estimator):
         points = objective.valid_at(0, steps, steps)
         _, trajectory = unroll(problem, thetas, problem.begin(), 0, steps, episode.telling, valid_at=points)
         reference = trajectory.losses[0].median()
-        losses = objective.meta_loss(trajectory, reference)
+        losses = objective.meta_loss(trajectory, reference, self.training)
         return Estimate(episode.seed, objective.paired(losses), float(losses.mean()), steps * problem.n)

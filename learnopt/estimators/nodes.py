@@ -61,7 +61,7 @@ class NodePerturbation(Estimator):
             problem, self.perturbed(theta, episode.seed), problem.begin(), 0, steps, episode.telling,
             valid_at=objective.valid_at(0, steps, steps), nudges=torch.cat([nudge, -nudge], 1), record=True,
         )  # fmt: skip
-        losses = objective.meta_loss(trajectory, trajectory.losses[0].median())
+        losses = objective.meta_loss(trajectory, trajectory.losses[0].median(), self.training)
         differences = objective.paired(losses)
         wanted = differences[:, None, None] * z / (self.pairs * z[0, 0, :, 0].numel() * steps)
         gradient = self._free(replayed_gradient(theta, trajectory, torch.cat([wanted, wanted], 1) / 2))

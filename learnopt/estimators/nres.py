@@ -29,7 +29,7 @@ class NoiseReuseES(Windowed):
             problem, self.perturbed(theta, episode.seed), window.runs, window.start, window.stop, episode.telling,
             valid_at=window.valid_at,
         )  # fmt: skip
-        losses, reference = window.losses(trajectory)
+        losses, reference = window.losses(trajectory, self.training)
         return Estimate(
             episode.seed, objective.paired(losses), float(losses.mean()), trajectory.losses.numel(),
             window.carry(runs, reference),

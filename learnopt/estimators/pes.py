@@ -34,7 +34,7 @@ class PersistentES(Windowed):
             problem, self.perturbed(theta, noise_seed), window.runs, window.start, window.stop, episode.telling,
             valid_at=window.valid_at,
         )  # fmt: skip
-        losses, reference = window.losses(trajectory)
+        losses, reference = window.losses(trajectory, self.training)
         differences = objective.paired(losses)
         return Estimate(
             episode.seed, differences, float(losses.mean()), trajectory.losses.numel(),

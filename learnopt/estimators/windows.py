@@ -23,10 +23,10 @@ class Window(NamedTuple):
     steps: int  # of the whole episode
     reference: Tensor | None  # initial loss, `()`; None in the first window, which measures it
 
-    def losses(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
-        """Meta-losses of the window, `(N,)`, and the reference that they are measured against."""
+    def losses(self, trajectory: Trajectory, training: float) -> tuple[Tensor, Tensor]:
+        """Meta-losses of the window, `(N,)`, and the reference that they are measured against; `training` as there."""
         reference = trajectory.losses[0].detach().median() if self.reference is None else self.reference
-        return objective.meta_loss(trajectory, reference), reference
+        return objective.meta_loss(trajectory, reference, training), reference
 
     def carry(self, runs: Runs, reference: Tensor, **more: Any) -> dict[str, Any] | None:
         """What the next window goes on from, in the main memory; None after the last."""
