@@ -97,24 +97,6 @@ class Problem:
         self._module.train()
         return self._run(params, batch, [0] * len(batch))
 
-    def gradients(
-        self, params: list[Tensor], step: int, *, differentiable: bool = False
-    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """Training loss of every run, `(N,)`, and its gradients, on batch number `step`.
-
-        Seeds torch's generator with the step, for randomness inside the model (dropout): fork it around a run.
-
-        Args:
-            params: `(N, *shape)` each; when `differentiable`, with a graph to keep.
-            differentiable: keep the graph of loss and gradients.
-        """
-        torch.manual_seed(seed_of("inner", self.seeds[0], step))
-        with torch.enable_grad():
-            leaves = params if differentiable else [p.detach().requires_grad_() for p in params]
-            loss = self.losses(leaves, self.batch(step))
-            grads = torch.autograd.grad(loss.sum(), leaves, create_graph=differentiable, allow_unused=True)
-        return (loss if differentiable else loss.detach()), grads
-
     def valid_losses(self, params: list[Tensor], *, differentiable: bool = False) -> Tensor:
         """Validation loss of every run, shape `(N,)`, with dropout off; with a graph only when `differentiable`."""
         self._module.eval()
@@ -197,10 +179,12 @@ def unroll(
         moving = _TorchRuns(theta, problem.layout, runs, differentiable)
     with torch.random.fork_rng(devices=[]):
         for t in range(start, stop):
-            loss, grads = problem.gradients(moving.params, t, differentiable=differentiable)
+            torch.manual_seed(seed_of("inner", problem.seeds[0], t))
+            loss = problem.losses(moving.params, problem.batch(t))
+            grads = torch.autograd.grad(loss.sum(), moving.params, create_graph=differentiable, allow_unused=True)
             nudge = None if nudges is None else nudges[t - start]
             moving.step(grads, loss if telling.loss else None, float(telling.horizon), nudge)
-            losses.append(loss)
+            losses.append(loss if differentiable else loss.detach())
             columns.append(moving.columns.clone())
             if record:
                 seen.append(moving.tensor_columns.clone())

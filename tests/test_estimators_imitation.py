@@ -17,7 +17,7 @@ from learnopt import meta_network, rule
 from learnopt.baselines.base import multiplier
 from learnopt.episodes import EpisodeSpec, episode
 from learnopt.estimators import Episode, Estimate, Estimator, Imitation, imitation
-from learnopt.estimators.imitation import Teacher, distance, tuned_rate
+from learnopt.estimators.imitation import Teacher, distance, gradients, tuned_rate
 from learnopt.meta_config import MetaTrainConfig
 from learnopt.meta_train import MetaTrainer
 from learnopt.unroll import Problem, Runs, Telling, unroll
@@ -62,7 +62,7 @@ def test_the_teacher_is_torch_s_adamw_with_warm_up_and_cosine_decay() -> None:
     problem = Problem(task, seeds)
     teacher = Teacher(problem.start, torch.tensor(rates), STEPS)
     for t in range(STEPS):
-        teacher.step(*problem.gradients(teacher.params, t))
+        teacher.step(*gradients(problem, teacher.params, t))
     for i, (seed, lr) in enumerate(zip(seeds, rates, strict=True)):
         model = task.build(seed)
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=imitation.WEIGHT_DECAY)
@@ -81,7 +81,7 @@ def test_the_best_rate_leads(monkeypatch: pytest.MonkeyPatch) -> None:
         problem = Problem(drawn.task, [8, 9])
         teacher = Teacher(problem.start, torch.full((2,), rate), STEPS)
         for t in range(STEPS):
-            teacher.step(*problem.gradients(teacher.params, t))
+            teacher.step(*gradients(problem, teacher.params, t))
         final[rate] = float(problem.valid_losses(teacher.params).mean())
     assert tuned_rate(drawn, [8, 9]) == min(final, key=lambda rate: final[rate])
     monkeypatch.setattr(imitation, "RATES", (1e20, 1e-3))

@@ -112,6 +112,15 @@ class Imitation(Estimator):
         return theta.expand(self.pairs, -1)
 
 
+def gradients(problem: Problem, params: list[Tensor], step: int) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Training loss of every run, `(N,)`, and its gradients on batch number `step`, with the randomness of `unroll`."""
+    torch.manual_seed(seed_of("inner", problem.seeds[0], step))
+    with torch.enable_grad():
+        leaves = [p.detach().requires_grad_() for p in params]
+        loss = problem.losses(leaves, problem.batch(step))
+        return loss.detach(), torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+
+
 def tuned_rate(episode: Episode, seeds: list[int]) -> float:
     """The best of `RATES` for AdamW by the mean final validation loss of runs from `seeds`; ties go to the smallest."""
     problem = Problem(episode.task, seeds, copies=len(RATES), device=episode.device)
@@ -119,7 +128,7 @@ def tuned_rate(episode: Episode, seeds: list[int]) -> float:
     teacher = Teacher(problem.start, lr, episode.steps)
     with torch.random.fork_rng(devices=[]):
         for t in range(episode.steps):
-            teacher.step(*problem.gradients(teacher.params, t))
+            teacher.step(*gradients(problem, teacher.params, t))
     valid = moved(problem.valid_losses(teacher.params), "cpu").view(len(RATES), len(seeds)).mean(1)
     return RATES[int(valid.nan_to_num(torch.inf).argmin())]
 
@@ -132,7 +141,7 @@ def _window(
     distances = []
     for t in steps:
         params = teacher.params
-        loss, grads = problem.gradients(params, t)
+        loss, grads = gradients(problem, params, t)
         dense = [
             torch.zeros_like(p) if g is None else g.nan_to_num(0.0, 0.0, 0.0)
             for g, p in zip(grads, params, strict=True)
