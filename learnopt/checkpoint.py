@@ -87,11 +87,11 @@ def load_checkpoint(folder: Path, config: MetaTrainConfig) -> Checkpoint | None:
             f"{path} has {count} meta-weights, this process {meta_network.SIZE}; see {meta_network.WIDTHS}"
         )
     now = config.model_dump(mode="json")
-    usual = MetaTrainConfig.model_validate({}).model_dump(mode="json")
-    saved = usual | saved  # what was no setting then had its default
-    changed = [k for k in now if k != "checkpoint_minutes" and saved.get(k) != now[k]]
+    # what is older than a setting was made with its default
+    saved = {**MetaTrainConfig.model_validate({}).model_dump(mode="json"), **saved}
+    changed = [k for k in now if k != "checkpoint_minutes" and saved[k] != now[k]]
     if changed:
-        what = ", ".join(f"{k} {saved.get(k)!r} -> {now[k]!r}" for k in changed)
+        what = ", ".join(f"{k} {saved[k]!r} -> {now[k]!r}" for k in changed)
         raise ValueError(f"{folder} holds a run with other settings ({what}); choose another folder with --out")
     carries = [None if c is None else {**c, "runs": _runs(c["runs"])} for c in plain.pop("carries")]
     return Checkpoint(**plain, carries=carries)
