@@ -27,13 +27,12 @@ from toy import ToyTask
 
 torch.set_num_threads(1)
 library.FLAGS = ("-O1", "-std=c11", "-shared", "-fPIC")  # quickly compiled
-library._folder = lambda: Path(sys.argv[1]) / "cache"
+library.cache = lambda: Path(sys.argv[1]) / "cache"
 out, g = Path(sys.argv[1]), torch.Generator().manual_seed(0)
 assert (meta_network.HIDDEN, meta_network.CONTEXT, meta_network.WIDTH) == (19, 3, 6)
 theta = meta_network.initial_theta(g) + 0.05 * torch.randn(meta_network.SIZE, generator=g)
-problem = Problem(ToyTask("cnn"), [1, 2])
-ways = (False, library.load() is not None)
-runs = [unroll(problem, theta, problem.begin(), 0, 8, Telling(8), compiled=c)[0] for c in ways]
+problems = [Problem(ToyTask("cnn"), [1, 2], kernel=k) for k in (False, True)]
+runs = [unroll(p, theta, p.begin(), 0, 8, Telling(8))[0] for p in problems]
 for a, b in zip(runs[0].params, runs[1].params, strict=True):
     torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 torch.testing.assert_close(runs[0].state.hidden, runs[1].state.hidden, rtol=1e-3, atol=1e-4)
