@@ -6,6 +6,7 @@ do, which is the same in every step.
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from learnopt import graph_passes
 
+_log = logging.getLogger(__name__)
 Function = Callable[..., Sequence[Tensor]]
 """Tensors in, tensors out; may differentiate inside."""
 _PLAIN = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout)
@@ -59,9 +61,14 @@ def record(function: Function, arguments: Sequence[Tensor]) -> Replay | None:
             expected = function(*others)
         with _random_numbers_put_back(arguments):
             found = replay(*others)
-    except (_NotRecordedError, NotImplementedError, RuntimeError, TypeError):
-        return None  # what is wrong with the function itself will be said when it is called
-    return replay if _same(found, expected) else None
+    except (_NotRecordedError, NotImplementedError, RuntimeError, TypeError) as error:
+        # torch says so in many ways; what is wrong with the function itself will be said when it is called
+        _log.debug("not recorded: %s", error)
+        return None
+    if not _same(found, expected):
+        _log.debug("not recorded: a replay with other arguments gives something else")
+        return None
+    return replay
 
 
 def _other(x: Tensor) -> Tensor:

@@ -42,12 +42,17 @@ def test_a_compiler_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
-@needs_compiler
-def test_a_compiler_without_openmp_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = tmp_path / "old-cc"
-    compiler.write_text(f'#!/bin/sh\ncase "$*" in *{library.OPENMP}*) exit 1;; esac\nexec cc "$@"\n')
+def without(flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the compiler is one that refuses `flag`."""
+    compiler = tmp_path / "odd-cc"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *{flag}*) exit 1;; esac\nexec cc "$@"\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
+
+
+@needs_compiler
+def test_a_compiler_without_openmp_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(library.OPENMP, tmp_path, monkeypatch)
     path = library.build(tmp_path)
     assert path is not None
     assert not ctypes.CDLL(str(path)).has_openmp()
@@ -81,10 +86,7 @@ def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
 
 @needs_compiler
 def test_a_compiler_that_does_not_know_its_processor_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = tmp_path / "odd-cc"
-    compiler.write_text(f'#!/bin/sh\ncase "$*" in *{library.NATIVE}*) exit 1;; esac\nexec cc "$@"\n')
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CC", str(compiler))
+    without(library.NATIVE, tmp_path, monkeypatch)
     assert library.build(tmp_path) is not None
 
 

@@ -1,4 +1,4 @@
-"""Teaching the stopper and the pruner: labels against a slow truth, splits, rules on curves, the command."""
+"""Teaching the stopper: labels against a slow truth, splits, rules on curves, resuming, the command."""
 
 from __future__ import annotations
 
@@ -12,32 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from recorded_curves import make_corpus
 
 from learnopt.cli import run
 from learnopt.corpus import Corpus
-from learnopt.stopping import Patience, calibrate, curves, peer_network, peer_train, policy, studies, train, weights
+from learnopt.stopping import Patience, calibrate, curves, peer_train, policy, train, weights
 from learnopt.stopping.curve_network import CurveNetwork
 from learnopt.stopping.curves import Curves
 from learnopt.stopping.session import Interrupted, Session
-
-
-def make_corpus(folder: Path, tasks: int = 6, runs: int = 16, points: int = 21) -> Path:
-    """Runs whose best value comes at a moment that a kink gives away."""
-    corpus, t = Corpus(folder), np.linspace(0, 1, points)
-    for i in range(tasks):
-        rng = np.random.default_rng(i)
-        rows = []
-        for j in range(runs):
-            turn, level = rng.uniform(0.2, 0.9), rng.uniform(0.5, 2)
-            valid = level + np.where(t < turn, 2 * (turn - t), 0.5 * (t - turn)) + 0.005 * rng.standard_normal(points)
-            if j == 0:
-                valid[points // 2 :] = np.inf
-            rows.append({"schedule": ("constant", "cosine")[j % 2], "lr": level, "weight_decay": 0.01 * (j % 3),
-                         "optimizer": "adamw", "valid_steps": list(range(0, 10 * points, 10)),
-                         "valid": valid.tolist()})  # fmt: skip
-        frame = pd.DataFrame(rows).assign(task=f"task{i}", datasets=f"data{i}" if i else "data0,data1")
-        corpus.put(f"task{i}", "adamw", frame)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -138,79 +120,6 @@ def test_it_learns_what_curves_do(recorded: Curves) -> None:
     )
 
 
-def test_simulated_studies(recorded: Curves) -> None:
-    curve = CurveNetwork()
-    task = studies.recorded(curve, recorded)[2]
-    trials = studies.Trials(list(range(16)), task.settings)
-    never = studies.simulate(curve, task, trials, lambda x: torch.ones(len(x)), 0.5)
-    assert never.ends == [19] * 16
-    assert studies.result(task, trials, never.ends) == (1.0, True, True)
-    strict = studies.simulate(curve, task, trials, lambda x: torch.zeros(len(x)), 0.5, keep=True)
-    reached = [task.best[0]]
-    for j in range(1, 16):  # pruned as soon as it neither leads nor is ahead of the best one at the same moment
-        champion = min(reached, key=lambda best: float(best[-1]))
-        own = task.best[j]
-        end = next((k for k in range(19) if own[k] > champion[-1] and own[k] >= champion[k]), 19)
-        assert strict.ends[j] == end
-        reached.append(torch.cat([own[: end + 1], own[end].expand(19 - end)]))
-    assert studies.result(task, trials, strict.ends).compute < 0.3
-    for lesson in strict.lessons:
-        assert lesson.inputs.shape == (20, peer_network.INPUTS)
-        assert torch.isfinite(lesson.inputs).all()
-    for first, second in zip(strict.lessons, studies.lessons(curve, task, trials, strict.ends), strict=True):
-        assert first.number == second.number
-        assert torch.equal(first.inputs, second.inputs)
-
-
-def test_a_clairvoyant_runs_what_will_lead(recorded: Curves) -> None:
-    task = studies.recorded(CurveNetwork(), recorded)[1]
-    trials = studies.draw(task, 12, np.random.default_rng(0))
-    ends, best = studies.clairvoyant(task, trials), math.inf
-    for number, end in zip(trials.runs, ends, strict=True):
-        final = float(task.best[number, -1])
-        assert end == (19 if final < best else 0)
-        best = min(best, final)
-    found = studies.result(task, trials, ends)
-    assert found.near
-    assert found.completed_near
-    assert found.compute == pytest.approx(np.mean([(e + 1) / 20 for e in ends]))
-
-
-def test_the_price_of_decisions_against_a_slow_truth() -> None:
-    random = np.random.default_rng(0)
-    odds, leads = torch.from_numpy(random.normal(size=(4, 6))), torch.from_numpy(random.random((4, 6)) < 0.3)
-    study = peer_train.Played(
-        torch.zeros(4, 6, 1), leads, torch.zeros(4, 6), torch.tensor([2, 0]), torch.tensor([1, 3]), False, 40
-    )
-    steps, lost = 0.0, 1.0
-    for trial in range(4):
-        alive = [1.0]
-        for t in range(6):
-            on = 1.0 if leads[trial, t] else 1 / (1 + math.exp(-float(odds[trial, t]) / peer_train.SOFTNESS))
-            alive.append(alive[-1] * on)
-        steps += sum(alive[:6])
-        if trial in (1, 3):
-            lost *= 1 - min(alive[2 if trial == 1 else 0], 1 - 1e-6)
-    expected = steps / 40 + peer_train.PRICE * lost
-    assert float(peer_train.price(odds, study)) == pytest.approx(expected, rel=1e-4)
-    assert float(peer_train.price(odds, study._replace(safe=True))) == pytest.approx(steps / 40)
-
-
-def test_the_pruner_learns_which_trials_are_worth_their_steps(recorded: Curves) -> None:
-    curve, said = CurveNetwork(), []
-    peer_train.fit(curve, recorded, 0, 60, Session(say=lambda *what: said.append(what)))
-    stages = {stage: float(note.removeprefix("loss ")) for stage, _, _, note in said if stage.startswith("pruner")}
-    assert list(stages) == ["pruner 1", "pruner 2", "pruner 3", "pruner 4"]
-    first = next(float(note.removeprefix("loss ")) for stage, _, _, note in said if stage == "pruner 2")
-    assert stages["pruner 4"] < 0.8 * first
-
-
-def test_nothing_to_prune(recorded: Curves) -> None:
-    first = torch.tensor([int(torch.nonzero(recorded.task == i)[1, 0]) for i in recorded.numbers])
-    with pytest.raises(ValueError, match="no recorded run could have been pruned"):
-        peer_train.fit(CurveNetwork(), recorded.of(first), 0, 4)
-
-
 @pytest.mark.parametrize("after", [2, 9, 20])
 def test_training_goes_on_exactly(
     recorded: Curves, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
@@ -279,17 +188,6 @@ def test_rounded_curves() -> None:
         step = share * steps.double()[:, None]
         torch.testing.assert_close(found[:2], (values[:2].double() / step).round() * step, equal_nan=True)
     assert torch.equal(fine[2], values[2].double())
-
-
-def test_pruning_thresholds() -> None:
-    def rows(*near: float) -> list[tuple[float, calibrate.PrunedOutcome]]:
-        return [(t, calibrate.PrunedOutcome(0.5, n)) for t, n in zip(calibrate.PRUNING, near, strict=True)]
-
-    high = rows(1, 1, 1, 1, 0.96, 0.96, 0.9, 0.8, 0.7)
-    low = rows(1, 1, 1, 0.99, 0.95, 0.9, 0.99, 0.7, 0.6)
-    assert calibrate.pruning_threshold({30: high}) == calibrate.PRUNING[5]
-    assert calibrate.pruning_threshold({30: high, 120: low}) == calibrate.PRUNING[4]
-    assert calibrate.pruning_threshold({30: rows(*[0.5] * 9)}) == calibrate.PRUNING[0]
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

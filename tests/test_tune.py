@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from tune_toy import arrays, make
 
 import learnopt
-from learnopt.baselines import multiplier
 from learnopt.tuner.diagnose import diagnose
 from learnopt.tuner.knowledge import Configuration, Knowledge, load
-from learnopt.tuner.probing import Prober
 from learnopt.tuner.result import TuneResult
 from learnopt.tuner.tune import tune
-
-
-def arrays(rows: int = 300) -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(rows, 6, generator=g)
-    return x, (x[:, 0] + x[:, 1] > 0).long()
-
-
-def make() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2))
 
 
 def quick(**more: Any) -> TuneResult:
@@ -71,52 +59,6 @@ def test_the_same_seed_gives_the_same_and_nothing_outside_changes() -> None:
     second = tune(model, arrays(), steps=100, budget=40, progress=False)
     assert first.curve == second.curve
     assert first.lr == second.lr
-
-
-def test_the_probes_are_whole_short_trainings() -> None:
-    from learnopt.tuner.data import source, usual_loss
-
-    x, y = arrays()
-    data = source((x, y), (x[:50], y[:50]), 16, 0)
-    torch.manual_seed(0)
-    model, reference = make(), make()
-    reference.load_state_dict(model.state_dict())
-    loss, steps = usual_loss(data), []
-    prober = Prober(lambda: model, "sgd", 1e-3, loss, data, 0.7, math.inf, 0, lambda: steps.append(1))
-    probe = prober.run(0.1, 0.25, 16)
-    optimizer, stream, losses = torch.optim.SGD(reference.parameters(), 1.0, 0.9, weight_decay=1e-3), data.stream(), []
-    for t in range(16):
-        if t == 8:
-            half = loss(reference, (x[:50], y[:50])).item()
-        optimizer.param_groups[0]["lr"] = 0.1 * multiplier("cosine", t, 16)
-        value = loss(reference, next(stream))
-        losses.append(value.item())
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-    assert (probe.lr, probe.share, probe.steps, probe.start) == (0.1, 0.25, 16, 0.7)
-    assert len(steps) == 16
-    assert probe.train == pytest.approx([np.mean(losses[i : i + 2]) for i in range(0, 16, 2)])
-    assert probe.half == pytest.approx(half)
-    assert probe.valid == pytest.approx(loss(reference, (x[:50], y[:50])).item())
-
-
-def test_a_probe_ends_at_a_loss_that_is_not_finite() -> None:
-    from learnopt.tuner.data import source
-
-    x, y = arrays()
-    data, steps = source((x, y), (x[:50], y[:50]), 16, 0), []
-
-    def loss(model: nn.Module, batch: Any) -> Tensor:
-        value: Tensor = model(batch[0]).square().mean()
-        return value / 0 if len(steps) == 10 else value
-
-    prober = Prober(make, "adamw", 0.0, loss, data, 0.7, math.inf, 0, lambda: steps.append(1))
-    probe = prober.run(0.01, 0.25, 40)
-    assert probe.failed
-    assert len(steps) == 11
-    assert len(probe.train) == 3
-    assert math.isinf(probe.valid)
 
 
 class Batches:
@@ -182,25 +124,6 @@ def test_ctrl_c_gives_the_best_so_far() -> None:
     assert [p.steps for p in result.probes] == [50]
     assert "cut short" in result.reason
     assert torch.equal(state, torch.get_rng_state())
-
-
-def test_seconds_are_kept() -> None:
-    def slow(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        time.sleep(0.01)
-        return functional.cross_entropy(model(batch[0]), batch[1])
-
-    started = time.monotonic()
-    result = tune(make, arrays(), steps=1000, seconds=2, loss=slow, progress=False)
-    assert result.interrupted
-    assert result.probes, "probes must be short enough to end in time"
-    assert time.monotonic() - started < 5
-
-
-def test_time_enough_changes_nothing() -> None:
-    one, two = (tune(make, arrays(), steps=100, seconds=s, progress=False) for s in (None, 60))
-    assert one.curve == two.curve
-    assert one.steps_used == two.steps_used == 100
-    assert not two.interrupted
 
 
 def test_no_budget_is_the_prior_alone() -> None:

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 
 from learnopt import cli, table_file
-from learnopt.table_data import FeatureEncoder, TargetEncoder
 from learnopt.table_file import read_frame
 from learnopt.tuner import table_tuning
 from learnopt.tuner.table_tuning import prepare
@@ -221,14 +220,6 @@ def test_large_files_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     pd.testing.assert_frame_equal(part, read_frame(str(path)))
 
 
-def test_three_quarters_train_and_at_most_2000_rows_validate(tmp_path: Path) -> None:
-    path = tmp_path / "t.csv"
-    for rows, valid in ((400, 100), (9000, 2000)):
-        path.write_text("x,y\n" + "".join(f"{i},{i / 7}\n" for i in range(rows)))
-        table = prepare(str(path))
-        assert (len(table.train[0]), len(table.valid[0])) == (rows - valid, valid)
-
-
 def test_the_best_weights_on_the_way_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "t.csv").write_text(with_column())
     table = prepare(str(tmp_path / "t.csv"))
@@ -259,56 +250,8 @@ def test_every_row_of_a_large_file_is_predicted(
     assert 0 < int(text.split("of the file's rows ")[1].split()[0]) < 800
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_words_that_look_like_numbers_stay_words_in_other_files(tmp_path: Path, kind: str) -> None:
-    codes = np.random.default_rng(0).choice(["1", "2", "x"], 300)
-    data = pd.DataFrame({"code": codes, "y": np.where(codes == "1", 50.0, np.where(codes == "2", -50.0, 0.5))})
-    data["y"] += np.arange(300) * 0.01
-    data.to_csv(tmp_path / "t.csv", index=False)
-    new = tmp_path / f"new.{kind}"
-    if kind == "csv":
-        new.write_text("code\n1\n2\n")  # no other column
-    else:
-        pd.DataFrame({"code": [1, 2]}).to_parquet(new)
-    table = prepare(str(tmp_path / "t.csv"))
-    assert table.rows_of(str(new), "auto").tolist() == [[1, 0, 0], [0, 1, 0]]
-
-
 def test_numbers_that_became_words_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(with_column())
     (tmp_path / "new.csv").write_text("width,height,colour\nwide,3,red\nnarrow,2,blue\n")
     with pytest.raises(ValueError, match=r"new.csv: column 'width' holds words, such as 'wide'; .*t.csv has numbers"):
         prepare(str(tmp_path / "t.csv")).rows_of(str(tmp_path / "new.csv"), "auto")
-
-
-def test_parquet_columns_of_every_type(tmp_path: Path) -> None:
-    rows = 40
-    data = pd.DataFrame({
-        "whole": np.arange(rows), "flag": np.arange(rows) % 2 == 0, "day": pd.date_range("2026-01-01", periods=rows),
-        "sort": pd.Categorical(["a", "b"] * (rows // 2)), "gap": [None, 1.5] * (rows // 2), "y": np.arange(rows) * 0.5,
-    })  # fmt: skip
-    data.to_parquet(tmp_path / "t.parquet")
-    found = read_frame(str(tmp_path / "t.parquet"))
-    assert [str(d) for d in found.dtypes[["whole", "flag", "day", "gap"]]] == ["float64"] * 4
-    assert found["day"].diff().dropna().eq(86400).all()
-    assert prepare(str(tmp_path / "t.parquet")).features.words == ["sort"]
-
-
-def test_encoders_give_back_what_they_took() -> None:
-    words = TargetEncoder(pd.Series(["b", "a", "b", "a"] * 6, name="y"), 20, "f")
-    assert words.decode(torch.eye(2)[words.encode(pd.Series(["a", "b"], name="y"))]).tolist() == ["a", "b"]
-    values = TargetEncoder(pd.Series(np.arange(40) / 3, name="y"), 30, "f")
-    np.testing.assert_allclose(values.decode(values.encode(pd.Series([0.5, 7.0]))), [0.5, 7.0], rtol=1e-6)
-    features = FeatureEncoder(pd.DataFrame({"x": [1.0, np.nan, 3.0] * 8, "w": ["a", None, "b"] * 8}), "f")
-    assert features.encode(pd.DataFrame({"x": [np.nan], "w": ["new"]})).tolist() == [[0, 0, 0, 0]]
-
-
-def test_encoders_are_fitted_on_the_training_rows_alone() -> None:
-    column = pd.Series([*np.linspace(-1, 1, 20), *[100.0] * 10], name="y")
-    target = TargetEncoder(column, 20, "f")
-    assert (target.mean, target.deviation) == pytest.approx((0.0, np.linspace(-1, 1, 20).std()))
-    rows = pd.DataFrame({"x": column})
-    features = FeatureEncoder(rows.iloc[:20], "f").encode(rows)
-    assert features[:20].mean().item() == pytest.approx(0, abs=1e-6)
-    assert features[:20].std(correction=0).item() == pytest.approx(1, abs=1e-5)
-    assert (features[20:] == 20).all()  # outliers are cut
