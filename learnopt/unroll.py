@@ -62,7 +62,8 @@ class Problem:
     """A task set up for `len(seeds) * copies` runs.
 
     Runs `i`, `i + M`, `i + 2M`, ... (M = `len(seeds)`) share the initialisation and the batches of `seeds[i]`: the two
-    sides of an antithetic pair differ in nothing but their meta-weights.
+    sides of an antithetic pair differ in nothing but their meta-weights. Buffers and frozen parameters are those of
+    `seeds[0]` in all runs.
 
     Args:
         vectorise: False runs one after the other, for models that `vmap` cannot take.
@@ -145,7 +146,7 @@ class Problem:
                 loss, grads = self.gradients(given, arguments[count:])
                 return loss, *(torch.zeros_like(p) if g is None else g for g, p in zip(grads, given, strict=True))
 
-            self._recordings[key] = record(passes, [*params, *batch])
+            self._recordings[key] = record(passes, [*params, *batch], list(self._module.buffers()))
         return self._recordings.get(key)
 
     def valid_losses(self, params: list[Tensor], *, differentiable: bool = False) -> Tensor:

@@ -17,6 +17,7 @@ from learnopt import graph_passes, replay
 from learnopt.estimators import ESTIMATORS
 from learnopt.estimators.base import Episode
 from learnopt.kernels import in_place
+from learnopt.recorded_graph import Recorded
 from learnopt.replay import Replay, record
 from learnopt.task import Batch, Task
 from learnopt.unroll import RECORD_FROM, Problem, Telling, unroll
@@ -111,6 +112,43 @@ def test_dropout_is_drawn_anew() -> None:
     assert torch.equal(problem.gradients(params, batch, recorded=True)[0], first)
 
 
+class Counted(nn.Module):
+    """A layer that grows with the number of its calls, which a buffer counts; another buffer cannot be written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 3)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("one", torch.ones(1).expand(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1.0
+        return self.layer(x) * (self.one - 0.9 / (1 + self.calls / 10))
+
+
+class CountedTask(ToyTask):
+    def _module(self) -> nn.Module:
+        return Counted()
+
+
+def test_recording_leaves_buffers_as_they_were() -> None:
+    losses = []
+    for kernel in (True, False):
+        problem = Problem(CountedTask(), [1, 2], kernel=kernel)
+        _, t = unroll(problem, thetas(2), problem.begin(), 0, RECORD_FROM, Telling(RECORD_FROM))
+        assert all(problem._recordings.values())
+        assert problem._module.model.calls == RECORD_FROM
+        losses.append(t.losses)
+    torch.testing.assert_close(*losses, rtol=2e-3, atol=1e-4)
+
+
+def test_recordings_leave_nothing_behind() -> None:
+    """fx keeps the source text of every module that it compiles."""
+    before = len(torch.fx.graph_module._loader.eval_cache)
+    assert record(lambda x: [x + x], [torch.ones(3)]) is not None
+    assert len(torch.fx.graph_module._loader.eval_cache) == before
+
+
 def keep(*arguments: Tensor) -> list[Tensor]:
     return list(arguments)
 
@@ -155,12 +193,12 @@ def test_passes_leave_little_to_do() -> None:
     recorder = replay._Recorder([*params, *batch])
     with recorder:
         loss, grads = problem.gradients(params, batch)
-    module = recorder.module([loss, *grads])
-    before = len(module.graph.nodes)
-    graph_passes.simplify(module, recorder.values)
-    assert len(module.graph.nodes) < 0.8 * before
+    recorded = recorder.finished([loss, *grads])
+    before = len(recorded.graph.nodes)
+    graph_passes.simplify(recorded, recorder.values)
+    assert len(recorded.graph.nodes) < 0.8 * before
     with torch.no_grad():
-        assert all(g.is_contiguous() for g in module(*params, *batch))
+        assert all(g.is_contiguous() for g in recorded.compiled()(*params, *batch))
 
 
 def looks_at_values(x: Tensor) -> list[Tensor]:
@@ -189,10 +227,9 @@ def test_what_never_reaches_the_recorder_is_no_constant() -> None:
 
 
 def test_a_replay_that_gives_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def break_it(module: torch.fx.GraphModule, values: dict[Any, Any]) -> None:
-        (node,) = [n for n in module.graph.nodes if n.op == "call_function"]
+    def break_it(recorded: Recorded, values: dict[Any, Any]) -> None:
+        (node,) = [n for n in recorded.graph.nodes if n.op == "call_function"]
         node.target = torch.ops.aten.sub.Tensor
-        module.recompile()
 
     assert record(lambda x: [x + x], [torch.ones(3)]) is not None
     monkeypatch.setattr(replay.graph_passes, "simplify", break_it)
