@@ -172,12 +172,28 @@ def test_optimizer_with_the_kernel_equals_the_one_without(weights: str, monkeypa
 
 
 @needs_compiler
-def test_parameters_that_are_not_contiguous_take_the_torch_path(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_in_another_order_of_memory_take_the_kernel_too(
+    weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, _ = train(Wide(), weights)
-    monkeypatch.setattr(InPlaceNet, "move", None)
+    monkeypatch.setattr(inner_step, "by_torch", None)
     odd, _ = train(Wide(contiguous=False), weights)
-    for x, y in zip(whole, odd, strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-3)
+    assert all(torch.equal(x, y) for x, y in zip(whole, odd, strict=True))
+
+
+@needs_compiler
+def test_losses_and_nudges_of_another_precision() -> None:
+    """A task that computes in float64 has such losses."""
+    g, layout = torch.Generator().manual_seed(0), Layout.of([(5, 4), (5,)])
+    params = [torch.randn(2, *t.shape, generator=g) for t in layout.tensors]
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        runs = in_place.InPlaceRuns(thetas(1)[0], layout, params, rule.init_state(layout, params))
+        for t in range(3):
+            nudge = torch.full((2, 2, len(meta_network.OUTPUTS)), 0.25 * t, dtype=dtype)
+            runs.step(list(params), torch.tensor([2.0, 1.5], dtype=dtype) / (t + 1), 9.0, nudge)
+        found.append([*runs.params, *runs.state().history])
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-7)
 
 
 @needs_compiler
