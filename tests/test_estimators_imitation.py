@@ -10,18 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from meta_train_toy import Here
 from torch import Tensor, nn
 from toy import ToySource, ToyTask
 
 from learnopt import meta_network, rule
 from learnopt.baselines.base import multiplier
-from learnopt.episodes import EpisodeSpec, episode
-from learnopt.estimators import Episode, Estimate, Estimator, Imitation, imitation
+from learnopt.estimators import Episode, Imitation, imitation
 from learnopt.estimators.imitation import Teacher, distance, tuned_rate
 from learnopt.meta_config import MetaTrainConfig
 from learnopt.meta_train import MetaTrainer
 from learnopt.unroll import Problem, Runs, Telling, unroll
-from learnopt.workers import Pool
 
 STEPS = 12
 OFF = -30.0
@@ -161,22 +160,6 @@ def test_the_distance_falls() -> None:
         theta.grad = estimate.gradient
         adam.step()
     assert sum(losses[-2:]) < 0.7 * sum(losses[:2]), losses
-
-
-class Here(Pool):
-    """Runs episodes in this process."""
-
-    def __init__(self) -> None: ...
-
-    def estimate(
-        self, estimator: Estimator, theta: Tensor, specs: list[EpisodeSpec], carries: list[dict[str, Any] | None]
-    ) -> list[Estimate]:
-        return [
-            estimator.estimate(theta, episode(spec, ToySource()), c) for spec, c in zip(specs, carries, strict=True)
-        ]
-
-    def validate(self, theta: Tensor, config: MetaTrainConfig, seeds: int) -> dict[str, float]:
-        return {"none": float(theta.norm())}
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from meta_train_toy import config
+from meta_train_toy import Here, config
 from toy import ToySource
 
 from learnopt import artifact, canvas, export, features, meta_network, workers
@@ -233,3 +233,32 @@ def test_the_second_moment_of_a_part_is_shared() -> None:
     shared, own = meta_network.unpack(meta_network.mean_by_part(values)), meta_network.unpack(values)
     for name, part in own.items():
         torch.testing.assert_close(shared[name], part.mean().expand_as(part))
+
+
+@pytest.mark.parametrize(("name", "call", "done"), [
+    ("estimate", 1, 0), ("estimate", 3, 2), ("validate", 1, 0), ("validate", 2, 2),
+])  # fmt: skip
+def test_an_interrupt_anywhere_in_a_meta_step_loses_nothing_of_it(
+    name: str, call: int, done: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trainer(out: str) -> MetaTrainer:
+        return MetaTrainer(config("nres", 3), ToySource(), tmp_path / out, Here())
+
+    broken, calls = trainer("broken"), []
+    usual = getattr(broken.pool, name)
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(name)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return usual(*arguments)
+
+    monkeypatch.setattr(broken.pool, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    resumed, whole = trainer("broken"), trainer("whole").run()
+    assert resumed.state.meta_step == done
+    resumed.run()
+    assert torch.equal(resumed.state.theta, whole.theta)
+    assert (resumed.state.best_score, resumed.state.best_step) == (whole.best_score, whole.best_step)
+    assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
