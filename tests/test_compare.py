@@ -15,8 +15,10 @@ import joblib
 import pytest
 from compare_toy import BrokenTask, TinyTask, plan
 
+import learnopt.compare
 from learnopt import report, training
 from learnopt.compare import Comparison, Plan, compare
+from learnopt.kernels import library
 from learnopt.run_store import RunStore
 from learnopt.training import RunConfig, train
 from learnopt.tuning import GRID, TUNING_SEED
@@ -116,6 +118,10 @@ def test_a_run_of_another_configuration_is_not_reused(change: dict[str, object],
     # not even under its name
     store.path(other).write_bytes(store.path(CONFIG).read_bytes())
     assert store.get(other) is None
+
+
+def test_every_source_of_the_kernel_is_in_the_digest_of_the_rule() -> None:
+    assert {f"kernels/{name}" for name in library.SOURCES + library.HEADERS} <= set(learnopt.compare._ARITHMETIC)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1, "run": {"x": 1}}', '{"format": 0}'])
