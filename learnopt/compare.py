@@ -133,7 +133,7 @@ def writable(folder: Path) -> Path:
         (folder / "runs").mkdir(parents=True, exist_ok=True)
         trial = folder / "runs" / f".{os.getpid()}.tmp"
         trial.write_text("")
-        trial.unlink()
+        trial.unlink(missing_ok=True)  # another process may just be tidying up
     except OSError as error:
         raise ValueError(f"cannot write to --out {str(folder)!r}: {error.strerror}") from error
     return folder

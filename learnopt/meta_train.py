@@ -100,7 +100,8 @@ class MetaTrainer:
         specs = self._episodes()
         estimates = self.pool.estimate(self.estimator, state.theta, specs, state.carries)
         gradient = self.estimator.gradient(state.theta.numel(), estimates)
-        assert gradient.isfinite().all(), f"the estimate of {self.estimator.name} is not finite"
+        if not gradient.isfinite().all():
+            raise ValueError(f"meta-step {state.meta_step + 1}: the estimate of {self.estimator.name} is not finite")
         lr = self._learning_rate(state.meta_step)
         state = self._updated(gradient, lr, estimates)
         row: dict[str, Any] = {

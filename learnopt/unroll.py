@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from learnopt import meta_network, rule
-from learnopt.devices import moved
+from learnopt.devices import generators_kept, moved
 from learnopt.kernels import in_place
 from learnopt.layout import Layout
 from learnopt.replay import Replay, record, signature
@@ -235,7 +235,7 @@ def unroll(
         moving = in_place.InPlaceRuns(theta, problem.layout, runs.params, runs.state)
     else:
         moving = _TorchRuns(theta, problem.layout, runs, differentiable)
-    with torch.random.fork_rng(devices=[]):
+    with generators_kept(problem.device):
         for t in range(start, stop):
             loss, grads = problem.gradients_at(moving.params, t, graph=differentiable, recorded=recorded)
             nudge = None if nudges is None else nudges[t - start]

@@ -262,3 +262,14 @@ def test_an_interrupt_anywhere_in_a_meta_step_loses_nothing_of_it(
     assert torch.equal(resumed.state.theta, whole.theta)
     assert (resumed.state.best_score, resumed.state.best_step) == (whole.best_score, whole.best_step)
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+
+
+def test_an_estimate_that_is_not_finite_ends_the_run_and_moves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = MetaTrainer(config("es", 3), ToySource(), tmp_path, Here())
+    before = trainer.state.theta.clone()
+    monkeypatch.setattr(trainer.estimator, "gradient", lambda size, estimates: torch.full((size,), float("nan")))
+    with pytest.raises(ValueError, match="meta-step 1: the estimate of es is not finite"):
+        trainer.run()
+    assert torch.equal(trainer.state.theta, before)

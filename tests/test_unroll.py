@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toy import ToyTask
 
-from learnopt import meta_network
+from learnopt import features, meta_network
 from learnopt.task import Batch
 from learnopt.unroll import Problem, Telling, unroll
 
@@ -68,6 +68,15 @@ def test_validation_is_without_dropout_and_only_after_the_steps_of_the_window() 
     runs, _ = unroll(problem, THETA, problem.begin(), 0, 3, Telling(9))
     _, trajectory = unroll(problem, THETA, runs, 3, 6, Telling(9), valid_at=(3, 5, 8))
     assert (trajectory.valid_steps, trajectory.valid.shape) == ((5,), (1, 2))
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_what_is_not_told_is_not_seen(kernel: bool) -> None:
+    problem = Problem(ToyTask(), [1, 2], kernel=kernel)
+    for told in (True, False):
+        _, trajectory = unroll(problem, THETA, problem.begin(), 0, 3, Telling(9 * told, loss=told))
+        for name in ("loss_known", "horizon_known"):
+            assert (trajectory.columns[..., features.GLOBAL.index(name)] == told).all()
 
 
 def test_copies_share_initialisation_and_batches() -> None:
