@@ -85,6 +85,32 @@ def test_longest_steps_equal_the_rule_s() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("size", [50.0, -50.0])
+@pytest.mark.parametrize("level", [2.0, -2.0, 0.0])
+def test_extreme_outputs_and_losses_of_every_sign_equal_the_rule_s(size: float, level: float) -> None:
+    """What is clamped, and logarithms that say nothing."""
+    g, theta, shapes = torch.Generator().manual_seed(0), thetas(1)[0], SHAPES[:9]
+    layout, params = Layout.of(shapes), [torch.randn(2, *shape, generator=g) for shape in shapes]
+    for output in range(len(meta_network.OUTPUTS)):
+        nudge = torch.zeros(2, len(shapes), len(meta_network.OUTPUTS))
+        nudge[..., output] = size
+        now, state = params, rule.init_state(layout, params)
+        state = state._replace(rms0=state.rms0 / 2)  # grown: only what has grown decays
+        fast, horizon = in_place.InPlaceRuns(theta, layout, params, state), 9.0 if level else 1000.0
+        for t in range(3):
+            grads = [torch.randn(2, *shape, generator=g) for shape in shapes]
+            loss = torch.tensor([level, level - 0.1]) - 0.01 * t
+            fast.step(list(grads), loss, horizon, nudge)
+            now, state, decision = rule.apply(
+                meta_network.unpack(theta), layout, now, grads, state, loss, torch.tensor(horizon), nudge
+            )
+            torch.testing.assert_close(fast.columns, decision.columns, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(fast.tensor_columns, decision.tensor_columns, rtol=2e-3, atol=2e-3)
+        for a, b in zip(fast.params, now, strict=True):
+            torch.testing.assert_close(a.detach(), b, rtol=2e-3, atol=1e-4)
+
+
+@needs_compiler
 def test_what_it_is_given_stays_as_it_was() -> None:
     problem = Problem(ToyTask(), [1, 2])
     before = [p.clone() for p in problem.start]
@@ -169,6 +195,30 @@ def test_optimizer_with_the_kernel_equals_the_one_without(weights: str, monkeypa
         assert i == pytest.approx(j, rel=2e-2, abs=1e-5)
     assert a.schedule == pytest.approx(b.schedule, rel=1e-2)
     assert a.stop_probability == pytest.approx(b.stop_probability, rel=1e-2)
+
+
+@needs_compiler
+def test_extreme_options_are_cut_as_without_the_kernel(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided = []
+    for kernel in (True, False):
+        if not kernel:
+            monkeypatch.setattr(inner_step.in_place, "available", lambda tensors: False)
+            monkeypatch.setattr(QuickSteps, "step", lambda *_: False)
+        model = Wide()
+        groups = [
+            {"params": model.first.parameters(), "lr": 4.0},
+            {"params": model.second.parameters(), "weight_decay": 1e4},
+        ]
+        optimizer = LearnedOptimizer(groups, total_steps=3, lr=50.0, weights=weights)  # the pull is strongest at last
+        for _ in range(3):
+            for p in [*model.first.parameters(), *model.second.parameters()]:
+                p.grad = -p.detach()  # they grow, so that there is something to decay
+            optimizer.step()
+        decided.append(optimizer.decisions())
+    assert decided[1]["pull"][2] == 1.0
+    assert decided[1]["decay"][2] == 1.0
+    assert 1e-6 < decided[1]["decay"][0] < 1
+    torch.testing.assert_close(*decided, rtol=1e-3, atol=0.0)
 
 
 @needs_compiler
