@@ -36,9 +36,11 @@ def gradients(model: nn.Module, seed: int) -> list[Tensor]:
     return [torch.randn(p.shape, generator=g) for p in model.parameters()]
 
 
-def trained(weights: str, change: Callable[[Tensor], Tensor] = lambda g: g) -> tuple[nn.Module, LearnedOptimizer]:
+def trained(
+    weights: str, change: Callable[[Tensor], Tensor] = lambda g: g, model: nn.Module | None = None
+) -> tuple[nn.Module, LearnedOptimizer]:
     """After some steps with gradients and losses that went through `change`."""
-    model = network()
+    model = network() if model is None else model
     optimizer = LearnedOptimizer(model.parameters(), total_steps=12, weights=weights)
     for t in range(STEPS):
         for p, g in zip(model.parameters(), gradients(model, t), strict=True):
@@ -67,6 +69,9 @@ def test_the_process_s_defaults_change_nothing(usual: torch.dtype | str, way: st
         assert optimizer.explain() == state.explain()
         assert optimizer.explain_run() == state.explain_run()
         assert optimizer.should_stop == state.should_stop
+        found, wanted = optimizer.stop_evidence(), state.stop_evidence()
+        assert [e.what for e in found] == [e.what for e in wanted]
+        assert [e.log_odds for e in found] == pytest.approx([e.log_odds for e in wanted], rel=1e-4)
     finally:
         set_it(None if isinstance(usual, str) else torch.float32)
     assert_same(values(model), values(expected))
@@ -143,13 +148,12 @@ def test_parameters_that_are_parts_of_one_tensor(way: str, weights: str) -> None
 
 def test_optimizers_in_threads_of_their_own(way: str, weights: str) -> None:
     alone, _ = trained(weights)
-    models: list[nn.Module] = []
-    threads = [threading.Thread(target=lambda: models.append(trained(weights)[0])) for _ in range(3)]
+    models = [network() for _ in range(3)]  # torch's generator, which draws them, belongs to all threads
+    threads = [threading.Thread(target=trained, args=(weights,), kwargs={"model": model}) for model in models]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(models) == 3
     for model in models:
         assert_same(values(model), values(alone))
 
