@@ -141,7 +141,7 @@ def test_a_gradient_from_before_parameter_and_state_were_replaced_is_not_read_be
     p = nn.Parameter(torch.ones(5))
     optimizer = LearnedOptimizer([p], weights=weights)
     for _ in range(2):
-        p.grad = torch.ones(5)
+        p.grad = torch.ones(100)[:5]
         optimizer.step()
     p.data = torch.ones(40)
     for name in MOMENTS:
