@@ -13,11 +13,13 @@ from pathlib import Path
 
 import joblib
 import pytest
+import torch
 from compare_toy import BrokenTask, TinyTask, plan
 
 import learnopt.compare
 from learnopt import report, training
 from learnopt.compare import Comparison, Plan, compare
+from learnopt.jobs import probe
 from learnopt.kernels import library
 from learnopt.run_store import RunStore
 from learnopt.training import RunConfig, train
@@ -40,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison
 
 def test_runs_and_tuning_cost(finished: tuple[Path, Comparison]) -> None:
     folder, result = finished
-    assert [len(runs) for runs in result.runs.values()] == [2] * 4
+    assert [[run.config["seed"] for run in runs] for runs in result.runs.values()] == [[0, 1]] * 4
     assert {key: (t.runs, t.steps) for key, t in result.tuned.items()} == {
         ("tiny-a", "adamw"): (4, 80), ("tiny-b", "adamw"): (4, 80),
     }  # fmt: skip
@@ -118,6 +120,23 @@ def test_a_run_of_another_configuration_is_not_reused(change: dict[str, object],
     # not even under its name
     store.path(other).write_bytes(store.path(CONFIG).read_bytes())
     assert store.get(other) is None
+
+
+@pytest.mark.parametrize("name", ["batch", "validation", "_module"])
+def test_a_probe_sees_all_data_and_the_initial_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, usual = TinyTask(), getattr(TinyTask, name)
+    before = probe(task).digest
+    assert probe(task).digest == before
+
+    def other(self: TinyTask, *which: int) -> object:
+        found = usual(self, *which)
+        if isinstance(found, tuple):
+            return found if which == (0, 0) else (found[0] + 1, found[1])
+        torch.nn.init.ones_(found[0].weight)
+        return found
+
+    monkeypatch.setattr(TinyTask, name, other)
+    assert probe(task).digest != before
 
 
 def test_every_source_of_the_kernel_is_in_the_digest_of_the_rule() -> None:

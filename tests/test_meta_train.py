@@ -235,6 +235,19 @@ def test_the_second_moment_of_a_part_is_shared() -> None:
         torch.testing.assert_close(shared[name], part.mean().expand_as(part))
 
 
+def test_the_meta_optimizer_is_adam_with_these_second_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one and the same gradient, every step is the first one."""
+    settings = config("es", 3).model_copy(update={"meta_lr_final": 1.0, "valid_every": 10})
+    trainer = MetaTrainer(settings, ToySource(), tmp_path, Here())
+    gradient = torch.linspace(-1, 2, meta_network.SIZE)
+    monkeypatch.setattr(trainer.estimator, "gradient", lambda size, estimates: gradient)
+    step = settings.meta_lr * gradient / meta_network.mean_by_part(gradient**2).sqrt()
+    for _ in range(2):
+        before = trainer.state.theta
+        trainer.step()
+        torch.testing.assert_close(before - trainer.state.theta, step, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(("name", "call", "done"), [
     ("estimate", 1, 0), ("estimate", 3, 2), ("validate", 1, 0), ("validate", 2, 2),
 ])  # fmt: skip
@@ -273,3 +286,35 @@ def test_an_estimate_that_is_not_finite_ends_the_run_and_moves_nothing(
     with pytest.raises(ValueError, match="meta-step 1: the estimate of es is not finite"):
         trainer.run()
     assert torch.equal(trainer.state.theta, before)
+
+
+def test_the_mean_theta_starts_as_a_plain_mean_and_the_rate_falls_to_its_share(tmp_path: Path) -> None:
+    settings = config("es", 3).model_copy(update={"meta_lr": 0.5, "meta_lr_final": 0.2, "valid_every": 10})
+    trainer = MetaTrainer(settings, ToySource(), tmp_path, Here())
+    thetas, rates = [], []
+    for _ in range(2):
+        rates.append(trainer.step()["meta_lr"])
+        thetas.append(trainer.state.theta)
+        torch.testing.assert_close(trainer.state.average, torch.stack(thetas).mean(0))
+    assert rates[0] == 0.5
+    assert rates[1] < 0.5
+    assert trainer._learning_rate(3) == pytest.approx(0.2 * 0.5)
+
+
+def test_particles_do_not_stay_in_step(tmp_path: Path) -> None:
+    """Their first episodes have different parts of their lengths; the next ones are whole."""
+    settings = config("nres", 3).model_copy(update={"episodes": 4, "steps_min": 400, "steps_max": 400})
+    trainer = MetaTrainer(settings, ToySource(), tmp_path, Here())
+    assert [spec.steps for spec in trainer._episodes()] == [100, 200, 300, 400]
+    trainer.state.generations = [1] * 4
+    assert [spec.steps for spec in trainer._episodes()] == [400] * 4
+
+
+def test_a_start_whose_validation_is_not_finite_has_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        trainer = MetaTrainer(config("es", 3), ToySource(), tmp_path, Here())
+        monkeypatch.setattr(trainer.pool, "validate", lambda *_: {"none": float("inf")})
+        monkeypatch.setattr(trainer.pool, "estimate", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            trainer.run()
+    assert [row["meta_step"] for row in rows(tmp_path)] == [0]
