@@ -83,8 +83,10 @@ def test_negated_views(way: str, weights: str) -> None:
     (a, one), (b, two) = trained(weights), trained(weights, lambda g: torch._neg_view(-g))
     assert_same(values(a), values(b))
     assert_same(snapshot(one), snapshot(two))
-    loss, expected = (float(o.explain_run()["loss_average"] or 0) for o in (one, two))
-    assert loss == expected > 0
+    _, three = trained(weights, lambda x: x if x.dim() else torch._neg_view(-x))  # of the losses alone
+    losses = {float(o.explain_run()["loss_average"] or 0) for o in (one, two, three)}
+    assert len(losses) == 1
+    assert min(losses) > 0
 
 
 class Wrapper(Tensor):
