@@ -19,7 +19,7 @@ from compare_toy import BrokenTask, TinyTask, plan
 import learnopt.compare
 from learnopt import report, training
 from learnopt.compare import Comparison, Plan, compare
-from learnopt.jobs import probe
+from learnopt.jobs import Job, probe
 from learnopt.kernels import library
 from learnopt.run_store import RunStore
 from learnopt.training import RunConfig, train
@@ -137,6 +137,13 @@ def test_a_probe_sees_all_data_and_the_initial_weights(name: str, monkeypatch: p
 
     monkeypatch.setattr(TinyTask, name, other)
     assert probe(task).digest != before
+
+
+def test_a_job_stores_its_run_before_it_reports(tmp_path: Path) -> None:
+    """So that what it has done outlives a comparison that is killed."""
+    config, finished, tuned = Job(TinyTask(), CONFIG, tmp_path, 0.0)()
+    assert (config, tuned, [c for c, _ in finished]) == (CONFIG, None, [CONFIG])
+    assert RunStore(tmp_path).get(CONFIG) == finished[0][1]
 
 
 def test_every_source_of_the_kernel_is_in_the_digest_of_the_rule() -> None:

@@ -62,6 +62,7 @@ def test_an_interrupt_anywhere_in_a_meta_step_loses_nothing_of_it(
     assert torch.equal(resumed.state.theta, whole.theta)
     assert (resumed.state.best_score, resumed.state.best_step) == (whole.best_score, whole.best_step)
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+    assert [row["meta_step"] for row in rows(tmp_path / "whole")] == [0, 1, 2, 3]
 
 
 def test_an_estimate_that_is_not_finite_ends_the_run_and_moves_nothing(

@@ -116,3 +116,22 @@ def rule_index(name: str, k: int) -> int:
             return start + k
         start += a * b
     raise KeyError(name)
+
+
+def test_an_initialisation_is_a_function_of_the_task_s_name_and_the_seed_alone() -> None:
+    def weight(name: str, seed: int) -> torch.Tensor:
+        task = ToyTask("bare")
+        task.name = name
+        model = task.build(seed)
+        assert isinstance(model, nn.Linear)
+        return model.weight.detach()
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        before = torch.get_rng_state()
+        first = weight("a", 0)
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.manual_seed(2)
+        assert torch.equal(weight("a", 0), first)
+    assert not torch.equal(weight("a", 1), first)
+    assert not torch.equal(weight("b", 0), first)
