@@ -32,7 +32,9 @@ class Recorded:
         code = self.graph.python_code("self")
         scope = dict(code.globals)
         exec(code.src, scope)
-        return MethodType(scope["forward"], SimpleNamespace(**self.tensors))
+        read = {n.target for n in self.graph.nodes if n.op == "get_attr"}
+        tensors = {name: value for name, value in self.tensors.items() if name in read}
+        return MethodType(scope["forward"], SimpleNamespace(**tensors))
 
 
 class Graph:

@@ -100,17 +100,18 @@ def init_state(layout: Layout, params: list[Tensor]) -> RuleState:
     """State before the first step; `params` are `(N, *shape)`, in the layout's order."""
     n, count = params[0].shape[0], len(params)
     weight = torch.stack([mean(p * p) for p in params], -1)
+    zero = weight.new_zeros((), dtype=torch.float32)  # whatever the precision of the parameters
     # a product instead of an assignment, which vmap could not map
-    statistics = weight[..., None] * weight.new_tensor([float(name == "weight") for name in features.STATISTICS])
+    statistics = weight[..., None] * zero.new_tensor([float(name == "weight") for name in features.STATISTICS])
     rms0 = weight.sqrt()
-    zeros = weight.new_zeros(n, count, HIDDEN)
+    zeros = zero.new_zeros(n, count, HIDDEN)
     return RuleState(
         fast=tuple(torch.zeros_like(p) for p in params),
         average=tuple(p.detach().clone() for p in params),
         square=tuple(torch.zeros_like(p) for p in params),
         hidden=zeros, cell=zeros, statistics=statistics, rms0=rms0, unit=layout.units(rms0),
-        peak=weight.new_zeros(n, count), age=weight.new_zeros(count),
-        history=features.empty_history(n, weight.device), step=weight.new_zeros(()),
+        peak=zero.new_zeros(n, count), age=zero.new_zeros(count),
+        history=features.empty_history(n, weight.device), step=zero,
     )  # fmt: skip
 
 
