@@ -28,9 +28,10 @@ Listener = Callable[[float, float], None]
 """Called with (work done, all work), in estimated seconds."""
 
 _ARITHMETIC = (
-    "features.py", "inner_step.py", "intake.py", "kernels/decide.c", "kernels/elements.c", "kernels/in_place.py",
-    "kernels/orthogonalise.c", "kernels/products.h", "kernels/step.c", "layout.py", "memory.py", "meta_network.py",
-    "optimizer.py", "orthogonal.py", "quick_step.py", "rule.py", "spread.py", "stop_head.py",
+    "features.py", "inner_step.py", "intake.py", "kernels/decide.c", "kernels/elements.c", "kernels/elements.h",
+    "kernels/in_place.py", "kernels/library.py", "kernels/net.h", "kernels/orthogonalise.c", "kernels/orthogonalise.h",
+    "kernels/products.h", "kernels/step.c", "layout.py", "memory.py", "meta_network.py", "optimizer.py",
+    "orthogonal.py", "quick_step.py", "rule.py", "spread.py", "stop_head.py",
 )  # fmt: skip
 """Sources that decide what the learned optimizer does."""
 
@@ -132,7 +133,7 @@ def writable(folder: Path) -> Path:
         (folder / "runs").mkdir(parents=True, exist_ok=True)
         trial = folder / "runs" / f".{os.getpid()}.tmp"
         trial.write_text("")
-        trial.unlink()
+        trial.unlink(missing_ok=True)  # another process may just be tidying up
     except OSError as error:
         raise ValueError(f"cannot write to --out {str(folder)!r}: {error.strerror}") from error
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -35,6 +36,12 @@ def choose(text: str) -> str:
 def describe(device: str) -> str:
     """What people call the GPU `device`, as torch names it."""
     return f"{torch.cuda.get_device_name(device)} ({device})"
+
+
+def generators_kept(device: torch.device | str) -> AbstractContextManager[None]:
+    """Torch's generators, that of `device` too, are after the block what they were before."""
+    there = torch.device(device)
+    return torch.random.fork_rng(devices=[there] if there.type == "cuda" else [])
 
 
 def copy(x: Tensor, device: torch.device | str) -> Tensor:

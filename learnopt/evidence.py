@@ -52,7 +52,7 @@ def gather(
         horizon: told number of steps; 0 when unknown.
     """
     x = _columns(memories, layout, run, horizon)
-    usual = torch.where(torch.tensor([name in _FLAGS for name in GLOBAL]), x, 0.0)
+    usual = torch.where(x.new_tensor([name in _FLAGS for name in GLOBAL], dtype=torch.bool), x, 0.0)
     added = dict(zip(GLOBAL, attribution(head, x, usual).tolist(), strict=True))
     known = bool(run.history.number > 0)
     seen = _Seen(_own_units(x), known and bool(run.history.best > 0), int(run.step), int(horizon))
@@ -72,7 +72,7 @@ def attribution(head: dict[str, Tensor], columns: Tensor, usual: Tensor) -> Tens
     with torch.inference_mode(False), torch.enable_grad():
         weights = {name: values.detach().cpu().clone() for name, values in head.items()}
         start, change = usual.clone(), (columns - usual).clone()
-        share = (torch.arange(_POINTS) + 0.5) / _POINTS
+        share = (torch.arange(_POINTS, dtype=start.dtype, device=start.device) + 0.5) / _POINTS
         path = (start + share[:, None] * change).requires_grad_()
         (gradient,) = torch.autograd.grad(stop_head.logit(weights, path).sum(), path)
         return change * gradient.mean(0)
@@ -96,7 +96,8 @@ def _columns(memories: Tensor, layout: Layout, run: memory.Run, horizon: float) 
         state.statistics, state.rms0, state.unit, state.peak, layout.columns, layout.sizes, run.history
     )
     before = (run.step - 1).clamp_min(0)
-    return features.global_columns(run.history, before, torch.tensor(horizon), features.summary(t, layout.sizes))[0]
+    told = before.new_tensor(horizon)
+    return features.global_columns(run.history, before, told, features.summary(t, layout.sizes))[0]
 
 
 def _own_units(columns: Tensor) -> dict[str, float]:

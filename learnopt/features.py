@@ -117,7 +117,7 @@ class LossHistory(NamedTuple):
 
 def empty_history(n: int, device: torch.device | None = None) -> LossHistory:
     """A history that has seen no loss, for `n` runs."""
-    return LossHistory(*(torch.zeros(n, device=device) for _ in LossHistory._fields))
+    return LossHistory(*(torch.zeros(n, dtype=torch.float32, device=device) for _ in LossHistory._fields))
 
 
 def observe(history: LossHistory, loss: Tensor | None) -> LossHistory:

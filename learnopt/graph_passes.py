@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from learnopt import graph_images
-from learnopt.recorded_graph import Graph
+from learnopt.recorded_graph import Graph, Recorded
 
 aten = torch.ops.aten
 
@@ -43,19 +43,18 @@ _SHORT = 16
 """Over fewer neighbouring numbers than this, torch's softmax on the CPU takes them one by one."""
 
 
-def simplify(module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
+def simplify(recorded: Recorded, values: dict[fx.Node, Any]) -> None:
     """All passes, in place; `values` are what the nodes gave when they were recorded."""
-    graph = Graph(module, values)
+    graph = Graph(recorded, values)
     changes = (
         _drop_what_does_nothing, _fold_constants, graph_images.halve_by_maxima, graph_images.pad_channels,
         _merge_equals, _add_in_products, _spread_few_gradients, _turn_gradients, _turn_short_softmax, _drop_turns_back,
     )  # fmt: skip
     for change in changes:
         change(graph)
-        module.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output") or not graph.settled(n))
+        recorded.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output") or not graph.settled(n))
     _own_outputs(graph)
     _call_directly(graph)
-    graph.settle()
 
 
 def _drop_what_does_nothing(graph: Graph) -> None:

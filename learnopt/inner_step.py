@@ -43,13 +43,21 @@ def advance(work: Work, theta: Tensor, unpacked: dict[str, Tensor]) -> tuple[Ten
 
 def _fits(work: Work) -> bool:
     states = [state[name] for state in work.states for name in (*MOMENTS, "memory")]
-    tensors = [*work.params, *states, work.run]
+    kept = [*states, work.run]
     simple = all(
-        t.layout == torch.strided and t.is_contiguous() and not t.is_neg() and type(t) in (Tensor, torch.nn.Parameter)
-        for t in tensors
+        t.layout == torch.strided and not t.is_neg() and type(t) in (Tensor, torch.nn.Parameter)
+        for t in (*work.params, *kept)
     )
     alike = all(g.shape == p.shape for p, g in zip(work.params, work.grads, strict=True))
-    return simple and alike and in_place.available([*tensors, *work.grads])
+    ready = simple and alike and all(t.is_contiguous() for t in kept) and not any(map(_overlaps, work.params))
+    # gradients of a class that wraps others have no memory of their own
+    tensors = [*work.params, *kept, *work.grads]
+    return ready and in_place.available(tensors) and all(t.data_ptr() for t in tensors)
+
+
+def _overlaps(x: Tensor) -> bool:
+    """Whether it is expanded, which torch refuses to write to."""
+    return any(stride == 0 and size > 1 for size, stride in zip(x.shape, x.stride(), strict=True))
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # pointers mean nothing to a tracer
@@ -59,16 +67,21 @@ def by_kernel(work: Work, theta: Tensor) -> tuple[Tensor, Tensor]:
     run = work.run.clone()[None]
     fast, average, square = ([state[name] for state in work.states] for name in MOMENTS)
     net = in_place.InPlaceNet(theta, layout, 1, _options(work.groups))
-    memories, params = [state["memory"] for state in work.states], [p.detach() for p in work.params]
+    memories = [state["memory"] for state in work.states]
+    params = [p.detach().contiguous() for p in work.params]  # copies of those in another order, as channels_last is
     net.point(memories, run, params, in_place.Moments(fast, average, square))
     net.step(work.grads, None if work.loss is None else work.loss.float(), work.horizon)
+    for p, moved in zip(work.params, params, strict=True):
+        if not p.is_contiguous():
+            p.copy_(moved)
     torch.autograd.graph.increment_version(work.params)  # so that autograd notices, as after any in-place change
     return run[0], net.columns
 
 
 def _options(groups: list[dict[str, Any]]) -> in_place.Options:
     decay = [math.nan if g["weight_decay"] is None else float(g["weight_decay"]) for g in groups]
-    return in_place.Options(torch.tensor([float(g["lr"]) for g in groups]), torch.tensor(decay))
+    columns = ([float(g["lr"]) for g in groups], decay)
+    return in_place.Options(*(torch.tensor(values, dtype=torch.float32, device="cpu") for values in columns))
 
 
 def by_torch(work: Work, w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -81,14 +81,14 @@ def check_not_captured(device: torch.device) -> None:
 def loss_tensor(loss: Tensor | float, device: torch.device) -> Tensor:
     """A loss as a float tensor of shape `(1,)`, float32 unless it is a float64; refuses what is not one number."""
     try:
-        tensor = torch.as_tensor(loss).detach()
+        tensor = torch.as_tensor(loss, device=device).detach().resolve_neg()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"loss must be one number, got {loss!r}") from None
     if tensor.numel() != 1:
         raise ValueError(f"loss must be one number, got shape {tuple(tensor.shape)}")
     if tensor.is_complex():
         raise ValueError(f"loss must be one real number, got {tensor.dtype}")
-    return tensor.reshape(1).to(device, torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    return tensor.reshape(1).to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
 
 
 def precision(params: list[Tensor]) -> torch.dtype:
@@ -103,9 +103,9 @@ def dense(grad: Tensor) -> Tensor:
 
 
 def plain(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Real numbers of the working precision; complex ones get a last dimension of 2."""
+    """Real numbers of the working precision, as they are in memory; complex ones get a last dimension of 2."""
     x = x.detach()
-    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).to(dtype)
+    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).to(dtype).resolve_neg()
 
 
 def root_mean_square(x: Tensor) -> Tensor:

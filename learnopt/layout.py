@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -54,20 +54,20 @@ class Layout:
 
     def __init__(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         self.tensors = tuple(TensorShape(s) for s in shapes)
-        self.is_matrix = torch.tensor([t.is_matrix for t in self.tensors], dtype=torch.bool)
-        self.root_fan = torch.tensor([t.fan_in for t in self.tensors], dtype=torch.float32).sqrt()
-        columns = [
-            self._columns(t) + place + self._network() for t, place in zip(self.tensors, self._places(), strict=True)
-        ]
-        self.columns = torch.tensor(columns).reshape(len(self.tensors), -1)
-        self.sizes = torch.tensor([float(t.size) for t in self.tensors])
-        self.joined = tuple(k for k, t in enumerate(self.tensors) if not t.is_matrix and t.size <= JOIN_BELOW)
-        self.single = tuple(k for k in range(len(self.tensors)) if k not in set(self.joined))
+        # not the process's default dtype and device: layouts are shared, and the kernel reads their memory
+        numbers = partial(torch.tensor, dtype=torch.float32, device="cpu")
+        self.is_matrix = torch.tensor([t.is_matrix for t in self.tensors], dtype=torch.bool, device="cpu")
+        self.root_fan = numbers([t.fan_in for t in self.tensors]).sqrt()
+        network = self._network()
+        columns = [self._columns(t) + place + network for t, place in zip(self.tensors, self._places(), strict=True)]
+        self.columns = numbers(columns).reshape(len(self.tensors), -1)
+        self.sizes = numbers([t.size for t in self.tensors])
+        small = [not t.is_matrix and t.size <= JOIN_BELOW for t in self.tensors]
+        self.joined = tuple(k for k, joins in enumerate(small) if joins)
+        self.single = tuple(k for k, joins in enumerate(small) if not joins)
         self.joined_sizes = [self.tensors[k].size for k in self.joined]
-        sizes = torch.tensor(self.joined_sizes, dtype=torch.long)
-        self.joined_index = torch.tensor(self.joined, dtype=torch.long).repeat_interleave(sizes)
-        owner = torch.arange(len(self.joined)).repeat_interleave(sizes)
-        self.joined_mean = (torch.arange(len(self.joined))[:, None] == owner) / sizes[:, None].clamp_min(1)
+        owners = torch.tensor(self.joined, dtype=torch.long, device="cpu")
+        self.joined_index = owners.repeat_interleave(torch.tensor(self.joined_sizes, dtype=torch.long, device="cpu"))
 
     @staticmethod
     def of(shapes: Sequence[Sequence[int]]) -> Layout:
@@ -101,6 +101,22 @@ class Layout:
             math.log(ends[0][1]),
             math.log(ends[-1][0]),
         ]
+
+    def joined_means(self, values: Tensor) -> Tensor:
+        """Mean over each of the joined vectors: `(N, L, F)`, with the vectors end to end, to `(N, joined, F)`.
+
+        Vectors of one size go together: a matrix of averages would take their number times their length in memory.
+        """
+        parts = torch.split(values, self.joined_sizes, 1)
+        alike: dict[int, list[int]] = {}
+        for i, size in enumerate(self.joined_sizes):
+            alike.setdefault(size, []).append(i)
+        means = list(parts)
+        for size, places in alike.items():
+            together = torch.stack([parts[i] for i in places], 1).sum(2) / max(size, 1)
+            for i, mean in zip(places, together.unbind(1), strict=True):
+                means[i] = mean
+        return torch.stack(means, 1)
 
     def units(self, rms0: Tensor) -> Tensor:
         """Each tensor's unit of weight, `(N, tensors)`, from the root mean squares at initialisation, `(N, tensors)`.

@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
 def new_run(device: torch.device | None = None) -> Tensor:
     """The packed run state before the first step, `(RUN_SIZE,)`."""
-    return torch.zeros(RUN_SIZE, device=device)
+    return torch.zeros(RUN_SIZE, dtype=torch.float32, device=device or "cpu")
 
 
 def read_run(packed: Tensor) -> Run:
@@ -60,7 +60,7 @@ def write_run(run: Run) -> Tensor:
 
 def new_memory(rms0: Tensor, unit: Tensor) -> Tensor:
     """Memory of `n` tensors before their first step, `(n, MEMORY_SIZE)`, from `(n,)` each."""
-    parts = {name: torch.zeros(len(rms0), size, device=rms0.device) for name, size in _PARTS.items()}
+    parts = {name: rms0.new_zeros(len(rms0), size) for name, size in _PARTS.items()}
     parts["rms0"], parts["unit"] = rms0[:, None], unit[:, None]
     parts["statistics"][:, features.STATISTICS.index("weight")] = rms0**2
     return torch.cat(list(parts.values()), 1)
@@ -112,7 +112,7 @@ def pack(state: RuleState) -> tuple[list[Tensor], Tensor]:
     """`(memories, run)` of `N` runs as the kernels take them: `(N, MEMORY_SIZE)` per tensor, and `(N, RUN_SIZE)`."""
     n = len(state.unit)
     memories = [m.contiguous() for m in write_memory(state, None).unbind(1)]
-    run = torch.zeros(n, RUN_SIZE)
+    run = memories[0].new_zeros(n, RUN_SIZE)
     run[:, : len(state.history)] = torch.stack(list(state.history), -1)
     run[:, RUN_FIELDS.index("step")] = state.step
     return memories, run
@@ -121,6 +121,6 @@ def pack(state: RuleState) -> tuple[list[Tensor], Tensor]:
 def unpack(memories: list[Tensor], run: Tensor, moments: tuple[tuple[Tensor, ...], ...]) -> RuleState:
     """The inverse of `pack`."""
     number = len(LossHistory._fields)
-    rest = [torch.zeros(())] * (RUN_SIZE - number - 1)
+    rest = [run.new_zeros(())] * (RUN_SIZE - number - 1)
     packed = Run(LossHistory(*run[:, :number].unbind(-1)), run[0, number], *rest)
     return read_state(torch.stack(memories, 1), moments, packed, torch.float32)

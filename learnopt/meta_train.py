@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,7 @@ class MetaTrainer:
         """Go on until the last meta-step; saves on the way, at the end and when interrupted."""
         saved = time.monotonic()
         try:
-            if self.state.meta_step == 0:
-                self._validate({})
+            self._validate_start()
             while self.state.meta_step < self.config.meta_steps:
                 self.listener(self.step())
                 if self.pool.agree(time.monotonic() - saved >= 60 * self.config.checkpoint_minutes):
@@ -101,18 +100,20 @@ class MetaTrainer:
         specs = self._episodes()
         estimates = self.pool.estimate(self.estimator, state.theta, specs, state.carries)
         gradient = self.estimator.gradient(state.theta.numel(), estimates)
-        assert gradient.isfinite().all(), f"the estimate of {self.estimator.name} is not finite"
+        if not gradient.isfinite().all():
+            raise ValueError(f"meta-step {state.meta_step + 1}: the estimate of {self.estimator.name} is not finite")
         lr = self._learning_rate(state.meta_step)
-        self._update(gradient, lr, estimates)
+        state = self._updated(gradient, lr, estimates)
         row: dict[str, Any] = {
             "meta_step": state.meta_step, "meta_loss": sum(e.meta_loss for e in estimates) / len(estimates),
             "gradient_norm": float(gradient.norm()), "meta_lr": lr,
             "inner_steps": sum(e.inner_steps for e in estimates),
         }  # fmt: skip
         if state.meta_step % self.config.valid_every == 0 or state.meta_step == self.config.meta_steps:
-            self._validate(row)
+            state = self._validated(state, row)
         row["seconds"] = round(time.monotonic() - began, 3)
-        self.log.add(row)
+        self.log.add(row)  # a row too many is dropped on resume
+        self.state = state
         return row
 
     def _episodes(self) -> list[EpisodeSpec]:
@@ -130,27 +131,38 @@ class MetaTrainer:
         final, share = self.config.meta_lr_final, meta_step / self.config.meta_steps
         return self.config.meta_lr * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share)))
 
-    def _update(self, gradient: Tensor, lr: float, estimates: list[Estimate]) -> None:
+    def _updated(self, gradient: Tensor, lr: float, estimates: list[Estimate]) -> Checkpoint:
         s = self.state
         k = s.meta_step + 1
-        s.first = BETAS[0] * s.first + (1 - BETAS[0]) * gradient
-        s.second = BETAS[1] * s.second + (1 - BETAS[1]) * meta_network.mean_by_part(gradient**2)
-        step = (s.first / (1 - BETAS[0] ** k)) / ((s.second / (1 - BETAS[1] ** k)).sqrt() + 1e-8)
-        s.theta = s.theta - lr * step
+        first = BETAS[0] * s.first + (1 - BETAS[0]) * gradient
+        second = BETAS[1] * s.second + (1 - BETAS[1]) * meta_network.mean_by_part(gradient**2)
+        step = (first / (1 - BETAS[0] ** k)) / ((second / (1 - BETAS[1] ** k)).sqrt() + 1e-8)
+        theta = s.theta - lr * step
         # iterate averaging (Polyak): the noise of the estimates is left in theta, not in what is kept
-        s.average = torch.lerp(s.average, s.theta, max(1 / k, 1 - self.config.average))
-        s.meta_step = k
-        s.inner_steps += sum(e.inner_steps for e in estimates)
+        average = torch.lerp(s.average, theta, max(1 / k, 1 - self.config.average))
+        new = replace(
+            s, theta=theta, first=first, second=second, average=average, meta_step=k,
+            inner_steps=s.inner_steps + sum(e.inner_steps for e in estimates),
+        )  # fmt: skip
         if self.estimator.keeps_state:
-            s.carries = [e.carry for e in estimates]
-            s.generations = [g + (e.carry is None) for g, e in zip(s.generations, estimates, strict=True)]
+            new.carries = [e.carry for e in estimates]
+            new.generations = [g + (e.carry is None) for g, e in zip(s.generations, estimates, strict=True)]
+        return new
 
-    def _validate(self, row: dict[str, Any]) -> None:
-        scores = self.pool.validate(self.state.average, self.config, VALID_SEEDS)
+    def _validate_start(self) -> None:
+        """Validate what meta-training starts from, unless that was done before it was interrupted."""
+        if self.state.meta_step > 0 or self.state.best_score < math.inf:
+            return
+        row: dict[str, Any] = {"meta_step": 0}
+        state = self._validated(self.state, row)
+        if not self.log.rows:
+            self.log.add(row)
+        self.state = state
+
+    def _validated(self, state: Checkpoint, row: dict[str, Any]) -> Checkpoint:
+        scores = self.pool.validate(state.average, self.config, VALID_SEEDS)
         score = sum(scores.values()) / len(scores)
         row["valid"], row["valid_tasks"] = score, scores
-        if score < self.state.best_score:
-            self.state.best_score, self.state.best_theta = score, self.state.average.clone()
-            self.state.best_step = self.state.meta_step
-        if self.state.meta_step == 0:
-            self.log.add({"meta_step": 0, **row})
+        if not score < state.best_score:
+            return state
+        return replace(state, best_score=score, best_theta=state.average.clone(), best_step=state.meta_step)

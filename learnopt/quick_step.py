@@ -90,7 +90,7 @@ class _Bound:
         self.shapes = [p.shape for p in params]
         layout, n = Layout.of(self.shapes), len(params)
         self.size = sum(p.numel() for p in params)
-        self._options = in_place.Options(torch.ones(n), torch.full((n,), math.nan))
+        self._options = in_place.Options(theta.new_ones(n), theta.new_full((n,), math.nan))
         self._set: list[float] = []
         self._known: Sequence[Tensor] = ()
         self._places: Sequence[int] = ()
@@ -118,7 +118,7 @@ class _Bound:
         options = [float(g["lr"]) for g in groups] + given
         if options != self._set:  # also when NaN is among them: equal only as the same object
             for target, values in zip(self._options, (options[: len(groups)], given), strict=True):
-                target.copy_(torch.tensor(values))
+                target.copy_(target.new_tensor(values))
             self._set = options
 
 

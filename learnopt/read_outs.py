@@ -39,8 +39,8 @@ class ReadOuts(Optimizer):
     def _memories(self) -> Tensor:
         """What is remembered of every parameter tensor, `(tensors, MEMORY_SIZE)`; zeros before its first step."""
         rows = [self.state.get(p, {}).get("memory") for p in self._params()]
-        device = next((row.device for row in rows if row is not None), None)
-        none = torch.zeros(memory.MEMORY_SIZE, device=device)
+        device = next((row.device for row in rows if row is not None), torch.device("cpu"))
+        none = torch.zeros(memory.MEMORY_SIZE, dtype=torch.float32, device=device)
         found = [none if row is None else row.detach().to(device) for row in rows]
         return torch.stack(found) if found else none[None][:0]
 

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 
+class Recorded:
+    """Recorded operations, and the tensors from outside that they read.
+
+    As `fx.GraphModule`, which would not do: of every one that is made, fx keeps the source text as long as the process
+    lives, and meta-training makes thousands.
+    """
+
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self.tensors: dict[str, Tensor] = {}
+
+    def keep(self, kind: str, value: Tensor) -> str:
+        """Add a tensor; returns its name in the graph."""
+        name = f"{kind}_{len(self.tensors)}"
+        self.tensors[name] = value
+        return name
+
+    def compiled(self) -> Callable[..., tuple[Tensor, ...]]:
+        """The graph as it is now, as a function of its placeholders."""
+        code = self.graph.python_code("self")
+        scope = dict(code.globals)
+        exec(code.src, scope)
+        read = {n.target for n in self.graph.nodes if n.op == "get_attr"}
+        tensors = {name: value for name, value in self.tensors.items() if name in read}
+        return MethodType(scope["forward"], SimpleNamespace(**tensors))
+
+
 class Graph:
     """A recorded graph with an example of every value, all still in memory."""
 
-    def __init__(self, module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
-        self.module, self.nodes, self.values = module, module.graph, values
-        self._constants = 0
+    def __init__(self, recorded: Recorded, values: dict[fx.Node, Any]) -> None:
+        self._recorded, self.nodes, self.values = recorded, recorded.graph, values
         self._written = {m for n in values for written in _written(n) for m in self.memory(written)}
         self._unsettled = {
             n
@@ -45,19 +72,9 @@ class Graph:
 
     def constant(self, value: Tensor) -> fx.Node:
         """A node for a tensor that never changes."""
-        self._constants += 1
-        name = f"constant_{self._constants}"
-        self.module.register_buffer(name, value.detach())
-        node = self.nodes.get_attr(name)
+        node = self.nodes.get_attr(self._recorded.keep("constant", value.detach()))
         self.values[node] = value
         return node
-
-    def settle(self) -> None:
-        """Make the module run what the graph says now, with its tensors where attributes are found at once."""
-        self.module.recompile()
-        for name, value in list(self.module.named_buffers()):
-            del self.module._buffers[name]
-            self.module.__dict__[name] = value
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
         """Everybody who reads `old` reads `new`, which has its values."""

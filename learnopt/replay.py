@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learnopt import graph_passes
+from learnopt.recorded_graph import Recorded
 
 _log = logging.getLogger(__name__)
 Function = Callable[..., Sequence[Tensor]]
@@ -30,13 +31,12 @@ _SHARE, _ROUNDING = 1e-3, 1e-5
 class Replay:
     """A recorded function; right for arguments of the recorded `signature` alone."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        self._forward = module.forward
+    def __init__(self, recorded: Recorded) -> None:
+        self._forward = recorded.compiled()
 
     @torch.no_grad()
     def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = self._forward(*arguments)
-        return found
+        return self._forward(*arguments)
 
 
 def signature(arguments: Sequence[Tensor]) -> tuple[Any, ...]:
@@ -44,22 +44,25 @@ def signature(arguments: Sequence[Tensor]) -> tuple[Any, ...]:
     return tuple((tuple(a.shape), a.stride(), a.dtype, a.device) for a in arguments)
 
 
-def record(function: Function, arguments: Sequence[Tensor]) -> Replay | None:
+def record(function: Function, arguments: Sequence[Tensor], buffers: Sequence[Tensor] = ()) -> Replay | None:
     """Record what `function` does with `arguments`; None where it does what cannot be recorded, or where a replay with
     other arguments gives something else.
 
     Random numbers that the function draws are drawn anew by every replay; here they are drawn and put back.
+
+    Args:
+        buffers: tensors that the function may write to, as every replay then does; here they are put back too.
     """
     recorder = _Recorder(arguments)
     try:
-        with _random_numbers_put_back(arguments), recorder:
+        with _put_back(arguments, buffers), recorder:
             results = function(*arguments)
-        module = recorder.module(results)
-        graph_passes.simplify(module, recorder.values)
-        replay, others = Replay(module), [_other(x) for x in arguments]
-        with _random_numbers_put_back(arguments):
+        recorded = recorder.finished(results)
+        graph_passes.simplify(recorded, recorder.values)
+        replay, others = Replay(recorded), [_other(x) for x in arguments]
+        with _put_back(arguments, buffers):
             expected = function(*others)
-        with _random_numbers_put_back(arguments):
+        with _put_back(arguments, buffers):
             found = replay(*others)
     except (_NotRecordedError, NotImplementedError, RuntimeError, TypeError) as error:
         # torch says so in many ways; what is wrong with the function itself will be said when it is called
@@ -77,8 +80,17 @@ def _other(x: Tensor) -> Tensor:
     return other.requires_grad_(x.requires_grad)
 
 
-def _random_numbers_put_back(arguments: Sequence[Tensor]) -> AbstractContextManager[None]:
-    return torch.random.fork_rng(devices={a.device.index for a in arguments if a.device.type == "cuda"})
+@contextmanager
+def _put_back(arguments: Sequence[Tensor], buffers: Sequence[Tensor]) -> Iterator[None]:
+    """Random generators and buffers are after the block what they were before."""
+    before = [b.clone() for b in buffers]
+    try:
+        with torch.random.fork_rng(devices={a.device.index for a in arguments if a.device.type == "cuda"}):
+            yield
+    finally:
+        for b, value in zip(buffers, before, strict=True):
+            if not torch.equal(b, value):  # expanded ones cannot be written to
+                b.copy_(value)
 
 
 def _same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
@@ -104,7 +116,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, arguments: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.values: dict[fx.Node, Any] = {}  # keeps the tensors alive, so that their ids stay theirs
-        self._graph, self._constants = fx.Graph(), torch.nn.Module()
+        self._recorded = Recorded()
+        self._graph = self._recorded.graph
         self._nodes: dict[int, fx.Node] = {}
         for i, x in enumerate(arguments):
             self._know(self._graph.placeholder(f"argument_{i}"), x)
@@ -122,10 +135,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._know(self._graph.call_function(operator.getitem, (node, i)), x)
         return result
 
-    def module(self, results: Sequence[Tensor]) -> fx.GraphModule:
-        """What was written down, as a function that returns `results`."""
+    def finished(self, results: Sequence[Tensor]) -> Recorded:
+        """What was written down, to return `results`."""
         self._graph.output(self._read(tuple(results)))
-        return fx.GraphModule(self._constants, self._graph)
+        return self._recorded
 
     def _know(self, node: fx.Node, value: Any) -> None:
         self.values[node] = value
@@ -144,7 +157,5 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _node(self, x: Tensor) -> fx.Node:
         if id(x) not in self._nodes:  # from outside: it stays what it is
-            name = f"outside_{len(self._nodes)}"
-            self._constants.register_buffer(name, x)
-            self._know(self._graph.get_attr(name), x)
+            self._know(self._graph.get_attr(self._recorded.keep("outside", x)), x)
         return self._nodes[id(x)]

@@ -98,20 +98,20 @@ class Decision(NamedTuple):
 
 def init_state(layout: Layout, params: list[Tensor]) -> RuleState:
     """State before the first step; `params` are `(N, *shape)`, in the layout's order."""
-    n, device = params[0].shape[0], params[0].device
-    count = len(params)
+    n, count = params[0].shape[0], len(params)
     weight = torch.stack([mean(p * p) for p in params], -1)
+    zero = weight.new_zeros((), dtype=torch.float32)  # whatever the precision of the parameters
     # a product instead of an assignment, which vmap could not map
-    statistics = weight[..., None] * torch.tensor([float(name == "weight") for name in features.STATISTICS]).to(device)
+    statistics = weight[..., None] * zero.new_tensor([float(name == "weight") for name in features.STATISTICS])
     rms0 = weight.sqrt()
-    zeros = torch.zeros(n, count, HIDDEN, device=device)
+    zeros = zero.new_zeros(n, count, HIDDEN)
     return RuleState(
         fast=tuple(torch.zeros_like(p) for p in params),
         average=tuple(p.detach().clone() for p in params),
         square=tuple(torch.zeros_like(p) for p in params),
         hidden=zeros, cell=zeros, statistics=statistics, rms0=rms0, unit=layout.units(rms0),
-        peak=torch.zeros(n, count, device=device), age=torch.zeros(count, device=device),
-        history=features.empty_history(n, device), step=torch.zeros((), device=device),
+        peak=zero.new_zeros(n, count), age=zero.new_zeros(count),
+        history=features.empty_history(n, weight.device), step=zero,
     )  # fmt: skip
 
 
@@ -277,7 +277,7 @@ def move(
         for values, target in zip(moved[:4], (new, fast, average, square), strict=True):
             for i, part in zip(joined, torch.split(values, layout.joined_sizes, 1), strict=True):
                 target[i] = part.view(params[i].shape)
-        statistics[:, list(joined)] = layout.joined_mean.to(rms) @ moved.statistics
+        statistics[:, list(joined)] = layout.joined_means(moved.statistics)
     statistics = features.smooth(state.statistics, statistics, state.age)
     peak = torch.maximum(state.peak, statistics[..., features.STATISTICS.index("variance")])
     state = state._replace(

@@ -60,7 +60,8 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module | Callable[..., Tensor], batch: Batch) -> Tensor:
-        """Scalar mean loss, shape `()`; it only calls `model(...)` and branches on no value."""
+        """Scalar mean loss, shape `()`; it only calls `model(...)` and branches on no value. Neither it nor the model
+        counts its calls in Python: the operations of one call may stand for those of the next."""
 
     def metric(self, model: nn.Module | Callable[..., Tensor], batch: Batch) -> Tensor:
         """Validation metric, shape `()`; the loss unless a task says otherwise."""

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -180,7 +180,7 @@ def _validate(
     task: Task, config: RunConfig, model: nn.Module, stepper: Stepper, done: int
 ) -> tuple[float | None, float | None]:
     """Validation loss and metric; a task's random draws in it are the same at every call."""
-    with torch.no_grad(), stepper.validating(), _generators(config.device):
+    with torch.no_grad(), stepper.validating(), devices.generators_kept(config.device):
         torch.manual_seed(seed_of("validation", task.name))
         if stepper.averages and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
             _renew_statistics(task, config, model, done)
@@ -206,12 +206,6 @@ _GENERATOR = threading.RLock()
 """Torch's generator belongs to the process: under a backend with threads, runs take turns."""
 
 
-def _generators(device: str) -> AbstractContextManager[None]:
-    """Torch's generators, the device's too, are after the block what they were before."""
-    there = torch.device(device)
-    return torch.random.fork_rng(devices=[there] if there.type == "cuda" else [])
-
-
 @contextmanager
 def one_thread(seed: int, device: str = "cpu") -> Iterator[None]:
     """One thread and seeded generators inside; everything as found outside."""
@@ -219,7 +213,7 @@ def one_thread(seed: int, device: str = "cpu") -> Iterator[None]:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            with _generators(device):
+            with devices.generators_kept(device):
                 torch.manual_seed(seed)
                 yield
         finally:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from learnopt import meta_network, rule
-from learnopt.devices import moved
+from learnopt.devices import generators_kept, moved
 from learnopt.kernels import in_place
 from learnopt.layout import Layout
 from learnopt.replay import Replay, record, signature
@@ -62,7 +62,8 @@ class Problem:
     """A task set up for `len(seeds) * copies` runs.
 
     Runs `i`, `i + M`, `i + 2M`, ... (M = `len(seeds)`) share the initialisation and the batches of `seeds[i]`: the two
-    sides of an antithetic pair differ in nothing but their meta-weights.
+    sides of an antithetic pair differ in nothing but their meta-weights. Buffers and frozen parameters are those of
+    `seeds[0]` in all runs.
 
     Args:
         vectorise: False runs one after the other, for models that `vmap` cannot take.
@@ -145,7 +146,7 @@ class Problem:
                 loss, grads = self.gradients(given, arguments[count:])
                 return loss, *(torch.zeros_like(p) if g is None else g for g, p in zip(grads, given, strict=True))
 
-            self._recordings[key] = record(passes, [*params, *batch])
+            self._recordings[key] = record(passes, [*params, *batch], list(self._module.buffers()))
         return self._recordings.get(key)
 
     def valid_losses(self, params: list[Tensor], *, differentiable: bool = False) -> Tensor:
@@ -234,7 +235,7 @@ def unroll(
         moving = in_place.InPlaceRuns(theta, problem.layout, runs.params, runs.state)
     else:
         moving = _TorchRuns(theta, problem.layout, runs, differentiable)
-    with torch.random.fork_rng(devices=[]):
+    with generators_kept(problem.device):
         for t in range(start, stop):
             loss, grads = problem.gradients_at(moving.params, t, graph=differentiable, recorded=recorded)
             nudge = None if nudges is None else nudges[t - start]

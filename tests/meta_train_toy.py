@@ -8,9 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from torch import Tensor
 from toy import ToySource
 
+from learnopt.episodes import EpisodeSpec, episode
+from learnopt.estimators import Estimate, Estimator
 from learnopt.meta_config import MetaTrainConfig
 from learnopt.meta_train import MetaTrainer
 from learnopt.ranks import RankedPool, launched
@@ -22,6 +26,22 @@ def config(estimator: str, meta_steps: int) -> MetaTrainConfig:
         estimator=estimator, meta_steps=meta_steps, episodes=2, pairs=2, window=6, steps_min=8, steps_max=16,
         valid_every=3, valid_steps=8, checkpoint_minutes=0, seed=5, frozen=("mlp_bias",),
     )  # fmt: skip
+
+
+class Here(Pool):
+    """Runs episodes in this process."""
+
+    def __init__(self) -> None: ...
+
+    def estimate(
+        self, estimator: Estimator, theta: Tensor, specs: list[EpisodeSpec], carries: list[dict[str, Any] | None]
+    ) -> list[Estimate]:
+        return [
+            estimator.estimate(theta, episode(spec, ToySource()), c) for spec, c in zip(specs, carries, strict=True)
+        ]
+
+    def validate(self, theta: Tensor, config: MetaTrainConfig, seeds: int) -> dict[str, float]:
+        return {"none": float(theta.norm())}
 
 
 def main() -> None:

@@ -13,10 +13,14 @@ from pathlib import Path
 
 import joblib
 import pytest
+import torch
 from compare_toy import BrokenTask, TinyTask, plan
 
+import learnopt.compare
 from learnopt import report, training
 from learnopt.compare import Comparison, Plan, compare
+from learnopt.jobs import Job, probe
+from learnopt.kernels import library
 from learnopt.run_store import RunStore
 from learnopt.training import RunConfig, train
 from learnopt.tuning import GRID, TUNING_SEED
@@ -38,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison
 
 def test_runs_and_tuning_cost(finished: tuple[Path, Comparison]) -> None:
     folder, result = finished
-    assert [len(runs) for runs in result.runs.values()] == [2] * 4
+    assert [[run.config["seed"] for run in runs] for runs in result.runs.values()] == [[0, 1]] * 4
     assert {key: (t.runs, t.steps) for key, t in result.tuned.items()} == {
         ("tiny-a", "adamw"): (4, 80), ("tiny-b", "adamw"): (4, 80),
     }  # fmt: skip
@@ -116,6 +120,34 @@ def test_a_run_of_another_configuration_is_not_reused(change: dict[str, object],
     # not even under its name
     store.path(other).write_bytes(store.path(CONFIG).read_bytes())
     assert store.get(other) is None
+
+
+@pytest.mark.parametrize("name", ["batch", "validation", "_module"])
+def test_a_probe_sees_all_data_and_the_initial_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, usual = TinyTask(), getattr(TinyTask, name)
+    before = probe(task).digest
+    assert probe(task).digest == before
+
+    def other(self: TinyTask, *which: int) -> object:
+        found = usual(self, *which)
+        if isinstance(found, tuple):
+            return found if which == (0, 0) else (found[0] + 1, found[1])
+        torch.nn.init.ones_(found[0].weight)
+        return found
+
+    monkeypatch.setattr(TinyTask, name, other)
+    assert probe(task).digest != before
+
+
+def test_a_job_stores_its_run_before_it_reports(tmp_path: Path) -> None:
+    """So that what it has done outlives a comparison that is killed."""
+    config, finished, tuned = Job(TinyTask(), CONFIG, tmp_path, 0.0)()
+    assert (config, tuned, [c for c, _ in finished]) == (CONFIG, None, [CONFIG])
+    assert RunStore(tmp_path).get(CONFIG) == finished[0][1]
+
+
+def test_every_source_of_the_kernel_is_in_the_digest_of_the_rule() -> None:
+    assert {f"kernels/{name}" for name in library.SOURCES + library.HEADERS} <= set(learnopt.compare._ARITHMETIC)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1, "run": {"x": 1}}', '{"format": 0}'])

@@ -206,3 +206,22 @@ def test_a_comparison_on_a_gpu_gives_what_the_cpu_gives() -> None:
     here, there = (train(TinyTask(), replace(config, device=d)) for d in ("cpu", "cuda:0"))
     assert there.losses == pytest.approx(here.losses, rel=1e-2)
     assert there.validation_final == pytest.approx(here.validation_final, rel=1e-2)
+
+
+@pytest.mark.parametrize(("device", "kept"), [("cpu", []), ("cuda:1", [torch.device("cuda:1")])])
+def test_generators_of_the_device_are_kept_too(
+    device: str, kept: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[torch.device]] = []
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: asked.append(devices))
+    devices.generators_kept(device)
+    assert asked == [kept]
+
+
+@needs_gpu
+def test_an_unroll_leaves_the_gpu_s_generator_as_it_was() -> None:
+    torch.cuda.manual_seed(77)
+    before = torch.cuda.get_rng_state()
+    problem = Problem(ToyTask(), [1], device="cuda:0")
+    unroll(problem, THETA, problem.begin(), 0, 2, Telling(2))
+    assert torch.equal(torch.cuda.get_rng_state(), before)

@@ -126,7 +126,20 @@ def test_noise_reuse_windows_walk_through_the_episode_under_one_noise() -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("kind", [e for e in ESTIMATORS.values() if issubclass(e, Windowed)], ids=lambda k: k.name)
+WINDOWED = [e for e in ESTIMATORS.values() if issubclass(e, Windowed)]
+
+
+@pytest.mark.parametrize("kind", WINDOWED, ids=lambda k: k.name)
+def test_all_windows_are_measured_against_the_first_loss(kind: type[Windowed]) -> None:
+    estimator, carry, references = kind(1, 0.01, window=2), None, []
+    for _ in range(3):
+        carry = estimator.estimate(THETA, Episode(ToyTask(), 3, 8, Telling(8)), carry).carry
+        assert carry is not None
+        references.append(float(carry["reference"]))
+    assert references == [references[0]] * 3
+
+
+@pytest.mark.parametrize("kind", WINDOWED, ids=lambda k: k.name)
 def test_windows_have_at_least_one_step(kind: type[Windowed]) -> None:
     with pytest.raises(ValueError, match="window must be at least 1 step, got 0"):
         kind(2, 0.05, window=0)

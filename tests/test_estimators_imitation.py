@@ -10,18 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from meta_train_toy import Here
 from torch import Tensor, nn
 from toy import ToySource, ToyTask
 
 from learnopt import meta_network, rule
 from learnopt.baselines.base import multiplier
-from learnopt.episodes import EpisodeSpec, episode
-from learnopt.estimators import Episode, Estimate, Estimator, Imitation, imitation
+from learnopt.estimators import Episode, Imitation, imitation
 from learnopt.estimators.imitation import Teacher, distance, tuned_rate
 from learnopt.meta_config import MetaTrainConfig
 from learnopt.meta_train import MetaTrainer
 from learnopt.unroll import Problem, Runs, Telling, unroll
-from learnopt.workers import Pool
 
 STEPS = 12
 OFF = -30.0
@@ -125,6 +124,36 @@ def test_a_rule_that_leads_itself_is_no_distance_away(telling: Telling, monkeypa
     assert Imitation(2, 0.1).follow(theta, problem, other, Episode(Scaled(), 1, STEPS, telling))[0] > 1e-3
 
 
+def test_one_window_in_four_is_learned_from_another_one_in_each_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[bool] = []
+
+    def window(weights: Tensor, problem: Problem, teacher: Teacher, state: Any, *_: Any) -> tuple[Tensor, Any]:
+        learned.append(torch.is_grad_enabled())
+        return weights.sum()[None], state
+
+    monkeypatch.setattr(imitation, "_window", window)
+    theta, problem, phases = theta_of(0.0), Problem(ToyTask(), [1]), set()
+    teacher = Teacher(problem.start, torch.tensor([1e-3]), STEPS)
+    for seed in range(30):
+        learned.clear()
+        Imitation(1, 0.1, window=1).follow(theta, problem, teacher, Episode(ToyTask(), seed, STEPS, Telling(STEPS)))
+        first = learned.index(True)
+        assert learned == [i % 4 == first for i in range(STEPS)]
+        phases.add(first)
+    assert phases == {0, 1, 2, 3}
+
+
+def test_the_pull_towards_the_averaged_weights_plays_no_part() -> None:
+    episode, found = Episode(ToyTask(), 1, 6, Telling(6)), []
+    for pull in (-3.0, 3.0):
+        problem = Problem(ToyTask(), [1])
+        teacher = Teacher(problem.start, torch.tensor([1e-2]), 6)
+        loss, gradient = Imitation(1, 0.1, window=6).follow(theta_of(0.05, pull), problem, teacher, episode)
+        assert not meta_network.unpack(gradient)["tensor_bias"][..., meta_network.OUTPUTS.index("pull")].any()
+        found.append(loss)
+    assert found[0] == found[1]
+
+
 def test_distance_of_known_steps() -> None:
     old = [torch.zeros(1, 2), torch.zeros(1), torch.zeros(1, 3)]
     wanted = [torch.tensor([[1.0, 0.0]]), torch.tensor([2.0]), torch.zeros(1, 3)]  # the last did not move
@@ -161,22 +190,6 @@ def test_the_distance_falls() -> None:
         theta.grad = estimate.gradient
         adam.step()
     assert sum(losses[-2:]) < 0.7 * sum(losses[:2]), losses
-
-
-class Here(Pool):
-    """Runs episodes in this process."""
-
-    def __init__(self) -> None: ...
-
-    def estimate(
-        self, estimator: Estimator, theta: Tensor, specs: list[EpisodeSpec], carries: list[dict[str, Any] | None]
-    ) -> list[Estimate]:
-        return [
-            estimator.estimate(theta, episode(spec, ToySource()), c) for spec, c in zip(specs, carries, strict=True)
-        ]
-
-    def validate(self, theta: Tensor, config: MetaTrainConfig, seeds: int) -> dict[str, float]:
-        return {"none": float(theta.norm())}
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:

@@ -117,6 +117,13 @@ def estimator_mask(layout: Layout) -> Tensor:
     return (z[0, 0] != 0).float()
 
 
+def test_noise_lies_between_two_knots_and_is_as_large_everywhere() -> None:
+    hats = nodes._hats(10)
+    torch.testing.assert_close(hats[::3], torch.eye(nodes.KNOTS))
+    torch.testing.assert_close(hats.square().sum(1), torch.ones(10))
+    assert ((hats > 0).sum(1) <= 2).all()
+
+
 def test_no_episode_weighs_more_than_the_median_one() -> None:
     g = torch.Generator().manual_seed(1)
     scale = 10.0 ** torch.arange(-3, 2)

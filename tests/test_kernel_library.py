@@ -111,6 +111,28 @@ def test_without_a_list_of_processors_the_compiler_is_asked(monkeypatch: pytest.
     assert "#define" in library._machine("cc")
 
 
+@pytest.mark.usefixtures("afresh")
+def test_sources_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As inside an archive: there is no library, and no step fails."""
+    monkeypatch.delenv(library.SWITCH, raising=False)
+    monkeypatch.setattr(library, "FOLDER", tmp_path / "package.zip" / "kernels")
+    assert library.load() is None
+
+
+@needs_compiler
+@pytest.mark.usefixtures("afresh")
+def test_a_cache_that_belongs_to_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the home of root does to another user of the same container."""
+
+    def refused(path: Path) -> bool:
+        raise PermissionError
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "/root/.cache")
+    usual = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: refused(path) if "/root/" in str(path) else usual(path))
+    assert library.load() is not None
+
+
 @needs_compiler
 @pytest.mark.usefixtures("afresh")
 def test_where_nothing_can_be_kept_a_process_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

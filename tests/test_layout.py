@@ -16,11 +16,34 @@ def test_small_vectors_are_joined() -> None:
     assert layout.joined == (1, 2, 4)
     assert layout.single == (0, 3)
     assert layout.joined_sizes == [3, 1, JOIN_BELOW]
-    means = layout.joined_mean @ torch.cat(
-        [torch.full((3,), 2.0), torch.full((1,), 5.0), torch.full((JOIN_BELOW,), 7.0)]
-    )
-    torch.testing.assert_close(means, torch.tensor([2.0, 5.0, 7.0]))
     assert Layout.of([[3, 4]]) is Layout.of(((3, 4),))
+
+
+@pytest.mark.parametrize("sizes", [[3], [3, 1, 3, 5, 1, 3], [4, 0, 4]])
+def test_means_of_joined_vectors(sizes: list[int]) -> None:
+    layout = Layout.of([(2, 2), *((size,) for size in sizes)])
+    values = torch.randn(2, sum(sizes), 3)
+    means = [part.mean(1) if part.numel() else torch.zeros(2, 3) for part in values.split(sizes, 1)]
+    torch.testing.assert_close(layout.joined_means(values), torch.stack(means, 1))
+
+
+def test_a_layout_of_thousands_of_vectors_is_small() -> None:
+    layout = Layout.of([(1000,)] * 3000)
+    numbers = sum(x.numel() for x in vars(layout).values() if isinstance(x, torch.Tensor))
+    assert numbers < 1.1 * 3000 * 1000
+
+
+@pytest.mark.parametrize("usual", [torch.float64, "meta"])
+def test_a_layout_does_not_depend_on_the_process_s_defaults(usual: torch.dtype | str) -> None:
+    set_it = torch.set_default_device if isinstance(usual, str) else torch.set_default_dtype
+    try:
+        set_it(usual)
+        layout = Layout(((5, 3), (5,), (7,)))
+    finally:
+        set_it("cpu" if isinstance(usual, str) else torch.float32)
+    for name, value in vars(Layout(((5, 3), (5,), (7,)))).items():
+        found = vars(layout)[name]
+        assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value
 
 
 @pytest.mark.parametrize("shapes", [[(3,)], [(3, 4)], [(3,), (2, 2)]])

@@ -226,10 +226,3 @@ def test_bad_config_files(tmp_path: Path) -> None:
 def test_pool_needs_a_worker() -> None:
     with pytest.raises(ValueError, match="got 0"):
         Pool(ToySource(), 0)
-
-
-def test_the_second_moment_of_a_part_is_shared() -> None:
-    values = torch.arange(float(meta_network.SIZE))
-    shared, own = meta_network.unpack(meta_network.mean_by_part(values)), meta_network.unpack(values)
-    for name, part in own.items():
-        torch.testing.assert_close(shared[name], part.mean().expand_as(part))

@@ -158,9 +158,13 @@ def test_expanded_parameters_are_refused_by_torch(weights: str) -> None:
     for cls, extra in ((LearnedOptimizer, {"weights": weights}), (torch.optim.AdamW, {})):
         p = nn.Parameter(torch.ones(1).expand(3))
         p.grad = torch.ones(3)
+        optimizer = cls([p], **extra)
         with pytest.raises(RuntimeError, match="single memory location"):
-            cls([p], **extra).step()
+            optimizer.step()
         assert (p == 1).all()
+        if isinstance(optimizer, LearnedOptimizer):
+            assert not optimizer.state[p]["exp_avg"].any()
+            assert optimizer.explain_run()["step"] == 0
 
 
 def test_expanded_gradients_are_as_others(weights: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from optimizer_toy import assert_same, busy_weights, loss_of, network, reread, snapshot, train, values
 from torch import nn
 
-from learnopt import LearnedOptimizer, artifact, meta_network
+from learnopt import LearnedOptimizer, artifact, memory, meta_network
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,22 @@ def test_groups_added_later(weights: str) -> None:
     assert_same(values(model), values(other))
     with pytest.raises(ValueError, match=r"lr .* got -1"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": -1})
+
+
+def test_parameters_added_later_have_the_units_that_they_would_have_had(weights: str) -> None:
+    """Those of the network at its initialisation, whatever it has become."""
+    units = []
+    for later in (True, False):
+        first, second = nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.zeros(5))
+        optimizer = LearnedOptimizer([first] if later else [first, second], weights=weights)
+        first.grad, second.grad = torch.ones(4, 3), torch.ones(5)
+        optimizer.step()
+        first.data.mul_(3.0)
+        if later:
+            optimizer.add_param_group({"params": [second]})
+        optimizer.step()
+        units.append(memory.field(optimizer.state[second]["memory"], "unit"))
+    assert torch.equal(*units)
 
 
 def test_order_of_steps_without_some_gradients_survives_saving(weights: str) -> None:

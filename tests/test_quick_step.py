@@ -12,6 +12,7 @@ from optimizer_toy import assert_same, busy_weights, loss_of, network, snapshot,
 from torch import Tensor, nn
 
 from learnopt import LearnedOptimizer, quick_step, stop_head
+from learnopt.inner_step import MOMENTS
 from learnopt.kernels import library
 from learnopt.quick_step import QuickSteps
 
@@ -134,6 +135,19 @@ def test_a_state_that_was_turned_where_it_is_goes_the_long_way(weights: str) -> 
     assert counting.taken == 5
     assert_same(values(a), values(b))
     assert_same(snapshot(one), snapshot(two))
+
+
+def test_a_gradient_from_before_parameter_and_state_were_replaced_is_not_read_beyond_its_end(weights: str) -> None:
+    p = nn.Parameter(torch.ones(5))
+    optimizer = LearnedOptimizer([p], weights=weights)
+    for _ in range(2):
+        p.grad = torch.ones(100)[:5]
+        optimizer.step()
+    p.data = torch.ones(40)
+    for name in MOMENTS:
+        optimizer.state[p][name] = torch.ones(40)
+    with pytest.raises(RuntimeError, match="size"):
+        optimizer.step()
 
 
 def test_the_quick_way_tells_autograd(weights: str) -> None:

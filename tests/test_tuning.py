@@ -37,9 +37,25 @@ def test_a_search_stays_in_its_space_and_finds_the_best_of_what_it_tried(tuner: 
     if space.hybrid:
         assert all(REST_RANGE[0] <= (s.rest or 0) <= REST_RANGE[1] for s in bowl.tried)
         assert len({s.rest for s in bowl.tried}) > len(REST_GRID)
+        if tuner == "grid":  # second rates beside the best first one
+            first, second = bowl.tried[: -len(REST_GRID)], bowl.tried[-len(REST_GRID) :]
+            best = min(first, key=lambda s: bowl(s).validation_final or 0)
+            assert {(s.lr, s.schedule) for s in second} == {(best.lr, best.schedule)}
     assert found.value == min(bowl(s).validation_final or 0 for s in list(bowl.tried))
     assert found.settings.schedule == space.schedules[-1]
     assert abs(math.log(found.settings.lr / 0.02)) < 0.6
+
+
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_a_trial_that_diverged_is_not_chosen(tuner: str) -> None:
+    """Its validation loss may be the lowest of all, by luck."""
+
+    def trial(settings: Settings) -> Run:
+        broken = settings.lr > 1e-2
+        return Run({}, validation_final=0.0 if broken else 1.0, diverged=broken)
+
+    found = tune(tuner, trial, 12, Space(), task="cliff", optimizer="any", steps=1)
+    assert (found.value, found.settings.lr <= 1e-2) == (1.0, True)
 
 
 def test_a_search_repeats_itself() -> None:

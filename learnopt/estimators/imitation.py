@@ -11,7 +11,7 @@ from torch import Tensor
 from learnopt import features, meta_network, rule
 from learnopt.baselines.base import multiplier
 from learnopt.batched_optimizers import AdamW
-from learnopt.devices import moved
+from learnopt.devices import generators_kept, moved
 from learnopt.estimators.base import Episode, Estimate, Estimator, bounded
 from learnopt.task import seed_of
 from learnopt.unroll import Problem, Telling
@@ -96,7 +96,7 @@ class Imitation(Estimator):
         state = rule.init_state(problem.layout, problem.start)
         weights = moved(theta.detach().clone(), problem.device).requires_grad_()
         total, gradient, count = torch.zeros(()), torch.zeros_like(theta), 0
-        with torch.random.fork_rng(devices=[]):
+        with generators_kept(problem.device):
             for number, (start, stop) in enumerate(edges):
                 learns = number % EVERY == phase
                 with torch.set_grad_enabled(learns):
@@ -117,7 +117,7 @@ def tuned_rate(episode: Episode, seeds: list[int]) -> float:
     problem = Problem(episode.task, seeds, copies=len(RATES), device=episode.device)
     lr = torch.tensor(RATES).repeat_interleave(len(seeds)).to(problem.device)
     teacher = Teacher(problem.start, lr, episode.steps)
-    with torch.random.fork_rng(devices=[]):
+    with generators_kept(problem.device):
         for t in range(episode.steps):
             teacher.step(*problem.gradients_at(teacher.params, t))
     valid = moved(problem.valid_losses(teacher.params), "cpu").view(len(RATES), len(seeds)).mean(1)

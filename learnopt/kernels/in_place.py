@@ -78,13 +78,13 @@ class InPlaceNet:
         fixed = self._fixed = _fixed(layout)
         jobs = _jobs(layout, n)
         self._threads = torch.get_num_threads() if int(layout.sizes.sum()) * n >= SHARED else 1
-        self._rooms = torch.empty(self._threads, jobs.room)
+        self._rooms = theta.new_empty(self._threads, jobs.room)
         options = options or fixed.options
         self._library = loaded
-        self.columns = torch.zeros(n, len(features.GLOBAL))
-        self.tensor_columns = torch.zeros(n, count, len(features.TENSOR))
-        context = torch.zeros(n, count, meta_network.WIDTH)
-        sums = torch.empty(len(jobs.table), len(features.STATISTICS))
+        self.columns = theta.new_zeros(n, len(features.GLOBAL))
+        self.tensor_columns = theta.new_zeros(n, count, len(features.TENSOR))
+        context = theta.new_zeros(n, count, meta_network.WIDTH)
+        sums = theta.new_empty(len(jobs.table), len(features.STATISTICS))
         none: list[Tensor | None] = [None] * count
         self._lists = {name: _pointers(none) for name in _LISTS}
         self._net = _Net(
@@ -135,8 +135,7 @@ class InPlaceNet:
 
     def move(self, loss: Tensor | None, horizon: float, nudge: Tensor | None = None) -> None:
         """The step for the gradients that `largest` has just looked at."""
-        told = None if loss is None else loss.detach().contiguous()
-        added = None if nudge is None else nudge.contiguous()
+        told, added = (None if x is None else x.detach().float().contiguous() for x in (loss, nudge))
         self._net.nudge = None if added is None else added.data_ptr()
         self._library.decide(ctypes.byref(self._net), None if told is None else told.data_ptr(), horizon)
         self._all_jobs(moves=True)
@@ -160,7 +159,7 @@ def _jobs(layout: Layout, n: int) -> _Jobs:
     table = [
         (k, run, *part) for k, t in enumerate(layout.tensors) for run in range(n) for part in _parts(t)
     ]  # fmt: skip
-    jobs = torch.tensor(table, dtype=torch.long).reshape(-1, 7)
+    jobs = torch.tensor(table, dtype=torch.long, device="cpu").reshape(-1, 7)
     matrices = [(rows, length) for k, _, _, rows, length, *_ in table if layout.tensors[k].is_matrix]
     loaded = library.load()
     assert loaded is not None
@@ -193,12 +192,12 @@ class _Fixed(NamedTuple):
 @lru_cache(maxsize=256)
 def _fixed(layout: Layout) -> _Fixed:
     """What follows from the shapes alone."""
-    count, roots = len(layout.tensors), layout.sizes.sqrt()
+    whole, roots = layout.is_matrix.long(), layout.sizes.sqrt()
     return _Fixed(
-        torch.tensor([0, *(a * b for a, b in meta_network.SHAPES.values())]).cumsum(0)[:-1],
-        torch.tensor([t.size for t in layout.tensors]), layout.is_matrix.long(),
-        torch.tensor([max(t.matrix) ** 0.5 for t in layout.tensors]), roots / roots.sum(),
-        layout.columns.contiguous(), Options(torch.ones(count), torch.full((count,), math.nan)),
+        whole.new_tensor([0, *(a * b for a, b in meta_network.SHAPES.values())]).cumsum(0)[:-1],
+        whole.new_tensor([t.size for t in layout.tensors]), whole,
+        roots.new_tensor([max(t.matrix) ** 0.5 for t in layout.tensors]), roots / roots.sum(),
+        layout.columns.contiguous(), Options(torch.ones_like(roots), torch.full_like(roots, math.nan)),
     )  # fmt: skip
 
 

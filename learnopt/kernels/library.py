@@ -115,7 +115,14 @@ def cache() -> Path | None:
 
 def build(folder: Path) -> Path | None:
     """The shared library in `folder`, compiled unless it is there; None without a compiler that takes the source, or
-    where files cannot be written or run."""
+    where files cannot be read, written or run."""
+    try:
+        return _build(folder)
+    except OSError:  # a folder of somebody else's, sources inside an archive
+        return None
+
+
+def _build(folder: Path) -> Path | None:
     compiler = shutil.which(os.environ.get("CC", "")) or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return None

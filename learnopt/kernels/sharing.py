@@ -25,9 +25,11 @@ def all_jobs(library: ctypes.CDLL, net: ctypes.Structure, moves: bool, rooms: Te
     taken = ctypes.c_int64(0)
     first, *others = [(place, moves, ctypes.byref(taken), row.data_ptr()) for row in rooms]
     waiting = [_threads().submit(library.take_jobs, *other) for other in others]  # C runs without Python's lock
-    library.take_jobs(*first)
-    for other in waiting:
-        other.result()
+    try:
+        library.take_jobs(*first)
+    finally:  # an interrupt must not leave threads behind that write to memory given back
+        for other in waiting:
+            other.result()
 
 
 @lru_cache(maxsize=1)
