@@ -134,11 +134,16 @@ def tpe(world: World, runs: int, seed: int) -> float:
     return float(study.best_value)
 
 
-def kept(world: World, knowledge: Knowledge, budget: float = 1.0) -> float:
-    """Regret of the better of the run that the tuner recommends and its best probe, whose weights it keeps."""
+def kept(world: World, knowledge: Knowledge, budget: float = 1.0, least: float = -math.inf) -> float:
+    """Regret of the better of the run that the tuner recommends and its best probe, whose weights it keeps.
+
+    Args:
+        least: regrets count at least this much; a probe may end below all full runs of the grid.
+    """
     search = searched(world, knowledge, budget)
     chosen = search.recommend().configuration
-    return min(world.regret(chosen.schedule, chosen.lr), *(world.regret_of(p.valid) for p in search.probes))
+    found = min(world.regret(chosen.schedule, chosen.lr), *(world.regret_of(p.valid) for p in search.probes))
+    return max(found, least)
 
 
 def restricted(knowledge: Knowledge) -> Knowledge:
