@@ -134,7 +134,7 @@ def tpe(world: World, runs: int, seed: int) -> float:
     return float(study.best_value)
 
 
-def kept(world: World, knowledge: Knowledge, budget: float = 1.0, least: float = -math.inf) -> float:
+def tuned_or_probed(world: World, knowledge: Knowledge, budget: float = 1.0, least: float = -math.inf) -> float:
     """Regret of the better of the run that the tuner recommends and its best probe, whose weights it keeps.
 
     Args:
