@@ -189,6 +189,14 @@ def methods(known: Knowledge, extras: dict[str, dict]) -> dict[str, tuple[float,
     return found
 
 
+def short_runs(folders: list[Path]) -> dict[str, pd.DataFrame]:
+    """Short runs by task, of all folders together."""
+    parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
+    for frame in chain.from_iterable(Corpus(folder).frames("adamw") for folder in folders):
+        parts[str(frame["task"].iloc[0])].append(frame)
+    return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
@@ -200,10 +208,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     known = restricted(load(args.knowledge))
-    parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
-    for frame in chain.from_iterable(Corpus(folder).frames("adamw") for folder in args.short):
-        parts[str(frame["task"].iloc[0])].append(frame)
-    short = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
+    short = short_runs(args.short)
     full = [frame for frame in Corpus(args.corpus).frames("adamw") if str(frame["task"].iloc[0]) in short]
     found = [w for frame in full for w in worlds(frame, short[str(frame["task"].iloc[0])])]
     tasks = list(dict.fromkeys(w.task for w in found))

@@ -34,6 +34,15 @@ def test_predictions_are_those_of_scikit_learn(trees: int, leaf: int) -> None:
     assert ours.fits(4, 2)
 
 
+def test_trees_may_be_large() -> None:
+    x = torch.arange(120_000.0)[:, None]
+    y = (x[:, 0] % 7).double()
+    theirs = ExtraTreesRegressor(1, random_state=0).fit(x.numpy(), torch.stack([y, -y], 1).numpy())
+    ours = forest(theirs)
+    assert int(ours.right.max()) >= 2**15
+    assert torch.equal(ours.predict(x[::997])[:, 0], y[::997].float())
+
+
 def test_trees_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
     ours = forest(grown()[0])
     assert not ours.fits(2, 2)

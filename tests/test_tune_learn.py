@@ -131,6 +131,14 @@ def test_examples_are_recorded_probes_beside_the_regrets_around_the_best() -> No
                 assert float(target[aligned.REACH + offset]) == pytest.approx(regret)
 
 
+def test_lengths_that_nobody_recorded_are_left_out() -> None:
+    frames = [frame[frame["fraction"] != 0.5] for frame in corpus(3)]
+    lessons = gather(frames, RATES, RECIPE.decays)
+    known = learn(lessons, "adamw", steps=1)
+    probes = [Probe(RATES[6], share, 40, 2.0, 1.5, 1.0, (1.5, 1.2)) for share in (0.25, 0.5)]
+    assert all(torch.isfinite(known.expect(None, [probe])).all() for probe in probes)
+
+
 def test_random_probes_are_of_all_kinds() -> None:
     best = torch.full((300,), 6)
     probed = random_probed(best, 13, torch.Generator().manual_seed(0))

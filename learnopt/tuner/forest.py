@@ -62,10 +62,12 @@ def forest(trees: Any) -> Forest:
         roots.append(nodes)
         features.append(torch.where(leaf, LEAF, feature).to(torch.int16))
         thresholds.append(torch.where(leaf, 0.0, torch.from_numpy(tree.threshold)).float())
-        rights.append(torch.where(leaf, 0, right).to(torch.int16))
+        rights.append(torch.where(leaf, 0, right))
         values.append(torch.from_numpy(tree.value[:, :, 0])[leaf].to(torch.float16))
         nodes += len(feature)
+    steps = torch.cat(rights)
+    small = torch.int16 if int(steps.max()) < 2**15 else torch.int32
     return Forest(
-        torch.tensor(roots, dtype=torch.int32), torch.cat(features), torch.cat(thresholds), torch.cat(rights),
+        torch.tensor(roots, dtype=torch.int32), torch.cat(features), torch.cat(thresholds), steps.to(small),
         torch.cat(values),
     )  # fmt: skip
