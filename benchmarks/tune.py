@@ -2,12 +2,13 @@
 
     learnopt record CORPUS --tasks meta_valid,held_out --rates 20 --decays 1 --seeds 3 --optimizers adamw
     learnopt record SHORT --tasks meta_valid,held_out --decays 1 --seeds 3 --optimizers adamw --schedules cosine \\
-        --fractions 0.25,0.125,0.0625,0.03125
+        --fractions 0.5,0.25,0.125,0.0625,0.03125
     python benchmarks/tune.py CORPUS SHORT --out results/tune
 
-Trials are looked up in the recorded grid of 20 learning rates x {constant, cosine}, the tuner's probes in SHORT: every
-method sees the runs of one seed and is judged by the run it keeps. Range tests and `LearnedOptimizer` are run here,
-with the same initialisations and batches. Costs are in full runs and count the run whose model is kept.
+Trials are looked up in the recorded grid of 20 learning rates x {constant, cosine}, the tuner's probes in SHORT, which
+may be several folders: every method sees the runs of one seed and is judged by the run it keeps. Range tests and
+`LearnedOptimizer` are run here, with the same initialisations and batches. Costs are in full runs and count the run
+whose model is kept.
 """
 
 from __future__ import annotations
@@ -16,12 +17,27 @@ import argparse
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
-from tune_table import Method, World, best_probed, random_search, restricted, searched, summary, tpe, tuned, worlds
+from tune_table import (
+    Method,
+    World,
+    best_probed,
+    random_search,
+    restricted,
+    searched,
+    summary,
+    tpe,
+    tuned,
+    tuned_or_probed,
+    worlds,
+)
 
 from learnopt import artifact
 from learnopt.baselines import SCHEDULES
@@ -148,13 +164,19 @@ def methods(known: Knowledge, extras: dict[str, dict]) -> dict[str, tuple[float,
         "learned list, first 2": (2, lambda w: best_of_list(w, 2)),
         "learned list, first 3": (3, lambda w: best_of_list(w, 3)),
         "best rate of 13 probed for a quarter each": (4.25, lambda w: best_probed(w, 1 / 4)),
-        "tune, all 13 rates probed for a quarter": (4.25, lambda w: tuned(w, known, 3.25)),
+        "best rate of 13 probed for a half each": (7.5, lambda w: best_probed(w, 1 / 2)),
         "best cosine run of all rates": (20, lambda w: min(w.regret("cosine", lr) for lr in w.rates)),
         "tune, prior from meta-features alone": (1, lambda w: tuned(w, known, 0)),
         "tune, half a run of probes": (1.5, lambda w: tuned(w, known, 0.5)),
         "tune, one run of probes": (2, lambda w: tuned(w, known)),
         "tune, two runs of probes": (3, lambda w: tuned(w, known, 2.0)),
-        "tune, one run of probes, without meta-features": (2, lambda w: tuned(w, known, known=False)),
+        "tune, half a run of probes, the better of run and probes": (1.5, lambda w: tuned_or_probed(w, known, 0.5)),
+        "tune, one run of probes, the better of run and probes": (2, lambda w: tuned_or_probed(w, known)),
+        "tune, one run of probes, the better of run and probes, at least 0": (
+            2,
+            lambda w: tuned_or_probed(w, known, least=0.0),
+        ),
+        "tune, two runs of probes, the better of run and probes": (3, lambda w: tuned_or_probed(w, known, 2.0)),
         "tune and the list's first": (3, lambda w: min(tuned(w, known), best_of_list(w, 1))),
     }
     for schedule in SCHEDULES:
@@ -167,10 +189,18 @@ def methods(known: Knowledge, extras: dict[str, dict]) -> dict[str, tuple[float,
     return found
 
 
+def short_runs(folders: list[Path]) -> dict[str, pd.DataFrame]:
+    """Short runs by task, of all folders together."""
+    parts: dict[str, list[pd.DataFrame]] = defaultdict(list)
+    for frame in chain.from_iterable(Corpus(folder).frames("adamw") for folder in folders):
+        parts[str(frame["task"].iloc[0])].append(frame)
+    return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("short", type=Path)
+    parser.add_argument("short", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("results/tune"))
     parser.add_argument("--cache", type=Path, default=Path("tune-extras"))
     parser.add_argument("--knowledge", default="adamw")
@@ -178,7 +208,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     known = restricted(load(args.knowledge))
-    short = {str(frame["task"].iloc[0]): frame for frame in Corpus(args.short).frames("adamw")}
+    short = short_runs(args.short)
     full = [frame for frame in Corpus(args.corpus).frames("adamw") if str(frame["task"].iloc[0]) in short]
     found = [w for frame in full for w in worlds(frame, short[str(frame["task"].iloc[0])])]
     tasks = list(dict.fromkeys(w.task for w in found))
@@ -205,10 +235,12 @@ def main() -> None:
         r = rows[name]
         print(f"{name:50} {cost:5g}  {r['mean']:.3f} [{r['low']:.3f}, {r['high']:.3f}]  {r['median']:.3f}", flush=True)
     decided = [not searched(w, known).recommend().doubt for w in found]
+    better = [tuned_or_probed(w, known) < tuned(w, known) for w in found]
     write_record(
         args.out / "tune.json", tasks=len(tasks), seeds=seeds, grid="20 rates from 1e-5 to 1 x constant, cosine",
         corpus_tasks=known.card.get("tasks"), knowledge=known.card.get("sha256"), capped_at=3.0, repeats=REPEATS,
-        decided=float(np.mean(decided)), regret=rows, regret_by_task=each,
+        decided=float(np.mean(decided)), probe_better=float(np.mean(better)),
+        regret=rows, regret_by_task=each,
     )  # fmt: skip
     (args.out / "tune.md").write_text(table(rows, len(tasks), seeds, known))
 

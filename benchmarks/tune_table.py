@@ -87,23 +87,22 @@ def probes_of(runs: pd.DataFrame, steps: int) -> dict[tuple[float, float], Probe
     return found
 
 
-def searched(world: World, knowledge: Knowledge, budget: float = 1.0, known: bool = True) -> Search:
+def searched(world: World, knowledge: Knowledge, budget: float = 1.0) -> Search:
     """The tuner's search with probes from the table.
 
     Args:
         budget: for probes, in full runs.
-        known: whether it sees the meta-features.
     """
-    search = Search(knowledge, world.features if known else None, world.steps, int(budget * world.steps))
+    search = Search(knowledge, world.features, world.steps, int(budget * world.steps))
     while (lr := search.ask()) is not None:
         probe = world.probe(lr, search.share)
         search.tell(probe, probe.steps)
     return search
 
 
-def tuned(world: World, knowledge: Knowledge, budget: float = 1.0, known: bool = True) -> float:
+def tuned(world: World, knowledge: Knowledge, budget: float = 1.0) -> float:
     """Regret of the run that the tuner recommends."""
-    chosen = searched(world, knowledge, budget, known).recommend().configuration
+    chosen = searched(world, knowledge, budget).recommend().configuration
     return world.regret(chosen.schedule, chosen.lr)
 
 
@@ -135,12 +134,22 @@ def tpe(world: World, runs: int, seed: int) -> float:
     return float(study.best_value)
 
 
+def tuned_or_probed(world: World, knowledge: Knowledge, budget: float = 1.0, least: float = -math.inf) -> float:
+    """Regret of the better of the run that the tuner recommends and its best probe, whose weights it keeps.
+
+    Args:
+        least: regrets count at least this much; a probe may end below all full runs of the grid.
+    """
+    search = searched(world, knowledge, budget)
+    chosen = search.recommend().configuration
+    found = min(world.regret(chosen.schedule, chosen.lr), *(world.regret_of(p.valid) for p in search.probes))
+    return max(found, least)
+
+
 def restricted(knowledge: Knowledge) -> Knowledge:
-    """The knowledge about torch's default weight decay alone, which the recorded grid is confined to."""
-    count = len(SCHEDULES)
-    members = tuple({k: v[:count] if k in ("out", "table") else v for k, v in w.items()} for w in knowledge.members)
-    listed = dict.fromkeys(c._replace(weight_decay=knowledge.others[0][1]) for c in knowledge.portfolio)
-    return replace(knowledge, others=knowledge.others[:count], members=members, portfolio=tuple(listed))
+    """The list without other weight decays than torch's default, which the recorded grid is confined to."""
+    listed = dict.fromkeys(c._replace(weight_decay=knowledge.weight_decay) for c in knowledge.portfolio)
+    return replace(knowledge, portfolio=tuple(listed))
 
 
 Method = Callable[[World], float]

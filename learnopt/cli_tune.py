@@ -87,10 +87,10 @@ def tune_train_command(
     corpora: Annotated[list[Path], typer.Argument(help="folders that `learnopt record` filled")],
     out: Annotated[Path, typer.Option(help="artifact to write, ending in .safetensors")],
     optimizer: Annotated[str, typer.Option(help="adamw or sgd")] = "adamw",
-    steps: Annotated[int, typer.Option(help="training steps of each network")] = STEPS,
-    seed: Annotated[int, typer.Option(help="of the networks")] = 0,
+    steps: Annotated[int, typer.Option(help="training steps of each network of diagnose")] = STEPS,
+    seed: Annotated[int, typer.Option(help="of the forests and networks")] = 0,
 ) -> None:
-    """Learn the tuner's networks and its portfolio from recorded runs."""
+    """Learn what the tuner knows from recorded runs: its forests, its list, the networks of diagnose."""
     if optimizer not in RECIPES:
         raise ValueError(f"unknown optimizer {optimizer!r}; choose from: {', '.join(RECIPES)}")
     if out.suffix != ".safetensors":

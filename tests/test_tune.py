@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from torch.nn import functional
 from tune_toy import arrays, make
 
 import learnopt
+from learnopt.tuner import aligned
 from learnopt.tuner.diagnose import diagnose
-from learnopt.tuner.knowledge import Configuration, Knowledge, load
+from learnopt.tuner.forest import LEAF, Forest
+from learnopt.tuner.knowledge import Configuration, load
 from learnopt.tuner.result import TuneResult
 from learnopt.tuner.tune import tune
 
@@ -224,14 +227,17 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
         tune(**(usual | arguments))
 
 
-def test_regrets_are_those_of_the_members(tmp_path: Path) -> None:
+def leaf(values: Tensor) -> Forest:
+    """One tree that says the same of everything."""
+    return Forest(*(torch.tensor([n]) for n in (0, LEAF)), torch.zeros(1), torch.tensor([0]), values[None])
+
+
+def test_the_forest_is_asked(tmp_path: Path) -> None:
     known = load("adamw")
-    tilt = -1e-4 * torch.arange(len(known.rates)).expand(len(known.others), -1)  # large rates first
-    flat = Knowledge(
-        known.optimizer, known.rates, known.others, (Configuration(known.rates[9], "cosine", 0.0),), known.mean,
-        known.deviation,
-        tuple({k: torch.zeros_like(v) for k, v in w.items()} | {"table": tilt} for w in known.members), known.diagnosis,
-        known.levels, {},
+    tilt = -1e-4 * torch.arange(len(known.rates))  # large rates first
+    flat = replace(
+        known, portfolio=(Configuration(known.rates[9], "cosine", 0.0),), prior=leaf(tilt),
+        forest=leaf(torch.zeros(aligned.WIDTH)), card={},
     )  # fmt: skip
     result = tune(make, arrays(), steps=400, progress=False, knowledge=flat)
     assert not result.decided

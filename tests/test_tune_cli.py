@@ -223,7 +223,7 @@ def test_large_files_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_best_weights_on_the_way_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "t.csv").write_text(with_column())
     table = prepare(str(tmp_path / "t.csv"))
-    result = table_tuning.tune_table(table, (4,), "adamw", 40, 10, None, None, 0, None)
+    result = table_tuning.tune_table(table, (4,), "adamw", 40, 0, None, None, 0, None)
     said, seen = iter([3.0, 2.0, 1.0, *[1.5] * 30]), list[torch.Tensor]()
 
     def judge(model: torch.nn.Module, *_: object) -> float:
@@ -234,6 +234,18 @@ def test_the_best_weights_on_the_way_are_kept(tmp_path: Path, monkeypatch: pytes
     fitted = table_tuning.fit(table, (4,), result)
     assert (fitted.loss, fitted.steps, len(seen)) == (1.0, 4, 21)
     assert torch.equal(fitted.model.state_dict()["0.weight"], seen[2])
+
+
+def test_a_probe_that_ended_lower_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t.csv").write_text(with_column())
+    table = prepare(str(tmp_path / "t.csv"))
+    result = table_tuning.tune_table(table, (4,), "adamw", 40, None, None, None, 0, None)
+    best = result.best_probe
+    assert best is not None
+    monkeypatch.setattr(table_tuning, "judge", lambda *_: best.valid + 1)
+    fitted = table_tuning.fit(table, (4,), result)
+    assert (fitted.loss, fitted.steps) == (best.valid, best.steps)
+    assert torch.equal(fitted.model.state_dict()["0.weight"], result.weights["0.weight"])
 
 
 def test_every_row_of_a_large_file_is_predicted(

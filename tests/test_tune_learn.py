@@ -13,11 +13,12 @@ import torch
 from learnopt import cli
 from learnopt.batched_optimizers import RECIPES
 from learnopt.corpus import Corpus
-from learnopt.tuner.knowledge import load
-from learnopt.tuner.learn import AS_IF_FULL, _examples, _moved, learn, portfolio, random_probed
-from learnopt.tuner.lessons import MOST_REGRET, PARTS, gather
+from learnopt.tuner import aligned
+from learnopt.tuner.knowledge import MOST_REGRET, load
+from learnopt.tuner.learn import MOST_PROBES, PRACTICE, examples, learn, portfolio, random_probed
+from learnopt.tuner.lessons import PARTS, gather
 from learnopt.tuner.meta_features import NAMES
-from learnopt.tuner.probes import POINTS, SHARES, Probe, channels, encode
+from learnopt.tuner.probes import POINTS, SHARES, Probe, channels, on_grid
 
 RECIPE = RECIPES["adamw"]
 RATES = RECIPE.rates
@@ -79,7 +80,9 @@ def test_recorded_short_runs_are_encoded_as_probes_are() -> None:
         valid = row["valid"]
         probes.append(Probe(RATES[r], 0.125, 40, valid[0], valid[POINTS // 2], valid[-1], tuple(row["train"])))
     found = channels(lessons.readings[0, 1, SHARES.index(0.125)], torch.full((len(RATES),), -3.0), probed)
-    torch.testing.assert_close(found, encode(probes, RATES))
+    seen, where = on_grid(probes, RATES)
+    assert torch.equal(where, probed)
+    torch.testing.assert_close(found, channels(seen, torch.full((len(RATES),), -3.0), probed))
     assert probes[-1].failed
 
 
@@ -108,61 +111,58 @@ def test_the_portfolio_is_greedy() -> None:
     assert second.lr == pytest.approx(1e-4, rel=0.6)
 
 
-def test_shorter_runs_are_practised_as_probes_of_longer_ones() -> None:
+def test_examples_are_recorded_probes_beside_the_regrets_around_the_best() -> None:
     frame = runs(1e-2, name="b")
-    few = frame[frame["fraction"].isin([1.0, 0.25])]
-    lessons = gather([runs(5e-3, seeds=2, name="a"), few], RATES, RECIPE.decays)
-    examples = _examples(lessons)
-    full = ~examples.blind
-    assert int(full.sum()) == 2 * len(SHARES) + 2  # the seeds of "a" by lengths; "b", its seed repeated, by one length
-    assert int(examples.blind.sum()) == 2 * len(AS_IF_FULL)
-    assert examples.task[full].tolist().count(1) == 2
-    i = int((examples.blind & (examples.log_share == -3)).nonzero()[0])  # a thirty-second beside a quarter
-    assert torch.equal(examples.readings[i], lessons.readings[0, 0, 0])
-    levels = lessons.readings[0, 0, 3, 0]
-    wanted = (levels - levels.min()).clamp_max(MOST_REGRET)
-    cosine = next(k for k, (schedule, _) in enumerate(lessons.others) if schedule == "cosine")
-    torch.testing.assert_close(examples.target[i, cosine], wanted)
-    assert examples.target[i, cosine + 1 :].isnan().all()
+    lessons = gather([runs(5e-3, seeds=2, name="a"), frame[frame["fraction"].isin([1.0, 0.25])]], RATES, RECIPE.decays)
+    rows, wanted = examples(lessons, torch.Generator().manual_seed(0))
+    at = {name: i for i, name in enumerate(aligned.PLACED, len(aligned.KEPT) * aligned.WIDTH)}
+    quarters = rows[:, at["log_share"]] == -2
+    assert len(rows) == sum(2 * (n // 2) for n in PRACTICE) + 2 * (PRACTICE[SHARES.index(0.25)] // 2)
+    assert rows.shape[1] == aligned.COLUMNS
+    assert int(quarters.sum()) == 4 * (PRACTICE[SHARES.index(0.25)] // 2)
+    second = rows[:, -1] == lessons.features[1, -1]
+    assert bool((quarters | ~second).all())  # nothing but quarters of "b"
+    for row, target, task in zip(rows, wanted, second.long(), strict=True):
+        best = int(row[at["best"]])
+        for offset in range(-aligned.REACH, aligned.REACH + 1):
+            inside = 0 <= best + offset < len(RATES)
+            regret = float(lessons.usual()[task, 0, best + offset]) if inside else MOST_REGRET
+            if task == 1 or not inside:  # its two seeds are the same
+                assert float(target[aligned.REACH + offset]) == pytest.approx(regret)
 
 
-def test_moved_pictures() -> None:
-    g = torch.Generator().manual_seed(0)
-    found, target = torch.rand(200, 4, 13, generator=g), torch.rand(200, 4, 13, generator=g)
-    new, probed, wanted, moved = _moved(found, torch.ones(200, 13, dtype=torch.bool), target, g)
-    assert 0.2 < float(moved.float().mean()) < 0.5
-    assert torch.equal(wanted[~moved], target[~moved])
-    i = int(moved.nonzero()[0])
-    by = int(13 - probed[i].sum())
-    assert by in (1, 2)
-    right = torch.equal(wanted[i, :, by:], target[i, :, :-by]) and torch.equal(new[i, :, by:], found[i, :, :-by])
-    left = torch.equal(wanted[i, :, :-by], target[i, :, by:]) and torch.equal(new[i, :, :-by], found[i, :, by:])
-    assert right or left
+def test_lengths_that_nobody_recorded_are_left_out() -> None:
+    frames = [frame[frame["fraction"] != 0.5] for frame in corpus(3)]
+    lessons = gather(frames, RATES, RECIPE.decays)
+    known = learn(lessons, "adamw", steps=1)
+    probes = [Probe(RATES[6], share, 40, 2.0, 1.5, 1.0, (1.5, 1.2)) for share in (0.25, 0.5)]
+    assert all(torch.isfinite(known.expect(None, [probe])).all() for probe in probes)
 
 
 def test_random_probes_are_of_all_kinds() -> None:
     best = torch.full((300,), 6)
     probed = random_probed(best, 13, torch.Generator().manual_seed(0))
-    assert set(probed.sum(1).tolist()) == set(range(10))
-    assert probed.any(0).all()
+    assert set(probed.sum(1).tolist()) == set(range(1, MOST_PROBES + 1))
+    assert probed[:, 2:].any(0).all()
     assert int(probed.sum(0)[6]) > 2 * int(probed.sum(0)[0])
 
 
-def test_what_is_learned_predicts_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("learnopt.tuner.network.MEMBERS", 1)
+def test_what_is_learned_predicts_other_tasks() -> None:
     lessons = gather(corpus(12), RATES, RECIPE.decays)
-    known = learn(lessons, "adamw", steps=100)
+    known = learn(lessons, "adamw", steps=1)
     new = runs(2e-3)
     short = new[(new["fraction"] == 0.25) & new["lr"].isin(RATES[4:8])].to_dict("records")
     probes = [
         Probe(r["lr"], 0.25, 100, r["valid"][0], r["valid"][POINTS // 2], r["valid"][-1], tuple(r["train"]))
         for r in short
     ]
-    expected = known.expect(gather([new], RATES, RECIPE.decays).features[0].tolist(), probes).mean(0)
-    best = known.rates[int(expected.amin(0).argmin())]
+    expected = known.expect(gather([new], RATES, RECIPE.decays).features[0].tolist(), probes)
+    best = known.rates[int(expected.argmin())]
     assert 0.3 < best / 2e-3 < 3
-    one, two = (learn(lessons, "adamw", steps=3).expect(None, []) for _ in range(2))
-    assert torch.equal(one, two)
+    assert 0.3 < known.rates[int(known.expect([np.log10(2e-3)] * len(NAMES), []).argmin())] / 2e-3 < 3
+    again = learn(lessons, "adamw", steps=1)
+    for seen in ([], probes):
+        assert torch.equal(again.expect(None, seen), known.expect(None, seen))
 
 
 def test_tasks_of_another_kind_are_refused_or_left_out() -> None:

@@ -44,6 +44,39 @@ def test_the_probes_are_whole_short_trainings() -> None:
     assert probe.train == pytest.approx([np.mean(losses[i : i + 2]) for i in range(0, 16, 2)])
     assert probe.half == pytest.approx(half)
     assert probe.valid == pytest.approx(loss(reference, (x[:50], y[:50])).item())
+    for name, tensor in reference.state_dict().items():
+        torch.testing.assert_close(prober.weights[name], tensor)
+
+
+def test_the_best_probe_is_kept() -> None:
+    result = tune(make, arrays(), steps=100, progress=False)
+    assert result.best_probe is not None
+    least = result.best_probe.valid
+    assert least == min(p.valid for p in result.probes)
+    assert "weights" not in result.entry()
+    model, spare = make(), make()
+    assert result.keep_better(model, least - 0.01) == least - 0.01
+    for loss in (least + 0.01, math.inf, math.nan):
+        spare.load_state_dict(model.state_dict())
+        assert result.keep_better(spare, loss) == least
+        assert torch.equal(spare[0].weight, result.weights["0.weight"])  # type: ignore[index]
+    assert not torch.equal(model[0].weight, spare[0].weight)  # type: ignore[index]
+    x, y = arrays()
+    judged = tune(lambda: make(), (x, y), (x[:50], y[:50]), steps=100, progress=False)
+    judged.keep_better(spare, math.inf)
+    with torch.no_grad():
+        found = functional.cross_entropy(spare(x[:50]), y[:50]).item()
+    assert judged.best_probe is not None
+    assert found == pytest.approx(judged.best_probe.valid, rel=1e-5)
+
+
+def test_without_a_probe_nothing_is_kept() -> None:
+    result, model = tune(make, arrays(), steps=100, budget=0, progress=False), make()
+    before = model[0].weight.clone()  # type: ignore[index]
+    assert result.best_probe is None
+    assert result.weights == {}
+    assert result.keep_better(model, 3.0) == 3.0
+    assert torch.equal(model[0].weight, before)  # type: ignore[index]
 
 
 def test_a_probe_ends_at_a_loss_that_is_not_finite() -> None:
@@ -62,6 +95,7 @@ def test_a_probe_ends_at_a_loss_that_is_not_finite() -> None:
     assert len(steps) == 11
     assert len(probe.train) == 3
     assert math.isinf(probe.valid)
+    assert prober.weights == {}
 
 
 def test_seconds_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from learnopt.tuner.diagnose import diagnose
 from learnopt.tuner.knowledge import load, names, save
-from learnopt.tuner.probes import CHANNELS, SHARES, Probe, change, edges, encode, steps_of
+from learnopt.tuner.probes import CHANNELS, SHARES, Probe, change, channels, edges, on_grid, steps_of
 from learnopt.tuner.search import LEAST_PROBES, Search, _vertex, share_for
 
 
@@ -32,7 +32,8 @@ def test_the_search_keeps_its_budget(budget: int) -> None:
 
 
 def test_the_longest_probes_are_taken_that_are_enough() -> None:
-    assert share_for(1.0) == share_for(5.0) == 1 / 4
+    assert share_for(2.0) == share_for(9.0) == 1 / 2
+    assert share_for(1.0) == share_for(1.99) == 1 / 4
     assert share_for(0.99) == share_for(0.5) == 1 / 8
     assert share_for(0.0) == SHARES[0]
     for steps in (7, 100, 101, 102, 103):
@@ -68,7 +69,7 @@ def test_failed_probes_are_information() -> None:
 def test_rates_that_did_harm_are_not_fallen_back_to(ending: float, monkeypatch: pytest.MonkeyPatch) -> None:
     known = load("adamw")
     first = known.portfolio[0]
-    flat = torch.zeros(1, len(known.others), len(known.rates))
+    flat = torch.zeros(len(known.rates))
     monkeypatch.setattr(type(known), "expect", lambda self, features, probes: flat)  # all rates look alike
     search = Search(known, None, 100, 100)
     assert search.recommend().configuration == first
@@ -86,7 +87,9 @@ def test_rates_that_did_harm_are_not_fallen_back_to(ending: float, monkeypatch: 
 def test_encoding_of_probes() -> None:
     rates = (1e-3, 1e-2, 1e-1, 1.0)
     probes = [probe(1e-2, 5), probe(1e-2), probe(1e-3, valid=2.0), probe(1e-1, valid=math.nan, half=math.nan)]
-    found = {name: row.tolist() for name, row in zip(CHANNELS, encode(probes, rates), strict=True)}
+    seen, probed = on_grid(probes, rates)
+    shown = channels(seen, torch.full((4,), -2.0), probed)
+    found = {name: row.tolist() for name, row in zip(CHANNELS, shown, strict=True)}
     assert found["probed"] == [1, 1, 1, 0]
     assert found["log_share"] == pytest.approx([-0.4, -0.4, -0.4, 0])
     assert found["valid"] == pytest.approx([0, math.log(0.5), 2, 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +15,16 @@ from torch import Tensor
 
 from learnopt import carded
 from learnopt.carded import ArtifactError
-from learnopt.tuner import diagnosis_network, meta_features, network
-from learnopt.tuner.probes import CHANNELS, SHARES, Probe, change, encode
+from learnopt.tuner import aligned, diagnosis_network, meta_features
+from learnopt.tuner.forest import Forest
+from learnopt.tuner.probes import CHANNELS, SHARES, Probe, change, on_grid
 
-FORMAT = 2
+FORMAT = 3
 FOLDER = Path(__file__).resolve().parents[1] / "weights" / "tuner"
-CLIP = 4.0
-"""Standardised meta-features are clipped here."""
+MOST_REGRET = 2.0
+"""Regrets are clipped here before they are learned: how bad a hopeless rate is must not matter."""
+SCHEDULE = "cosine"
+"""Schedule of the runs whose regret is expected, and of the probes."""
 
 
 class Configuration(NamedTuple):
@@ -36,38 +40,41 @@ class Knowledge:
     """Loaded weights and the grid that they speak about.
 
     Attributes:
-        members: the networks that vote.
-        others: `(schedule, weight decay)` of each output.
+        weight_decay: of the runs whose regret is expected, and of the probes.
         portfolio: configurations in the order in which they should be tried without knowing anything.
+        mean: usual meta-features, `(F,)`.
+        prior: from meta-features to the regret of every rate.
+        forest: from `aligned.rows` to the regret of the rates around the best probe.
+        diagnosis: members of the network of `diagnose`.
         levels: usual log of the best final loss over the one before training, and over the best probe's of each length,
             `(1 + len(SHARES),)`.
     """
 
     optimizer: str
     rates: tuple[float, ...]
-    others: tuple[tuple[str, float], ...]
+    weight_decay: float
     portfolio: tuple[Configuration, ...]
     mean: Tensor
-    deviation: Tensor
-    members: tuple[network.Weights, ...]
-    diagnosis: tuple[network.Weights, ...]
+    prior: Forest
+    forest: Forest
+    diagnosis: tuple[dict[str, Tensor], ...]
     levels: Tensor
     card: dict[str, Any]
 
-    def standardised(self, features: Tensor) -> Tensor:
-        """Meta-features, `(..., F)`, in units of the corpus."""
-        return ((features - self.mean) / self.deviation).clamp(-CLIP, CLIP)
-
     def expect(self, features: Sequence[float] | None, probes: Sequence[Probe]) -> Tensor:
-        """Every member's expected regret, `(members, outputs, rates)`.
+        """Expected regret of every rate with a cosine schedule, `(len(rates),)`.
 
         Args:
             features: meta-features; None where there are none: those of the average task are taken.
+            probes: of one length.
         """
-        meta = self.mean if features is None else torch.tensor(list(features), dtype=torch.float32)
-        seen = encode(probes, self.rates)[None]
-        with torch.no_grad():
-            return torch.cat([network.forward(w, self.standardised(meta)[None], seen) for w in self.members])
+        meta = (self.mean if features is None else torch.tensor(list(features), dtype=torch.float32))[None]
+        if not probes:
+            return self.prior.predict(aligned.clipped(meta))[0]
+        found, probed = on_grid(probes, self.rates)
+        log_share = torch.tensor([math.log2(max(probe.share for probe in probes))])
+        seen, best = aligned.rows(found[None], log_share, probed[None], meta)
+        return aligned.spread(self.forest.predict(seen), best, len(self.rates), MOST_REGRET)[0]
 
     def level(self, probes: Sequence[Probe]) -> float:
         """Expected log of the best final validation loss over the one before training: by what is usual in the corpus,
@@ -82,13 +89,13 @@ class Knowledge:
 
 def save(path: Path, knowledge: Knowledge, fields: dict[str, Any]) -> Path:
     """Write an artifact: tensors to `path`, the grid, the portfolio and `fields` to its card."""
-    tensors = {f"member{i}.{k}": v for i, w in enumerate(knowledge.members) for k, v in w.items()}
+    tensors = {f"{kind}.{k}": v for kind in ("prior", "forest") for k, v in getattr(knowledge, kind)._asdict().items()}
     tensors |= {f"diagnosis{i}.{k}": v for i, w in enumerate(knowledge.diagnosis) for k, v in w.items()}
-    tensors |= {"mean": knowledge.mean, "deviation": knowledge.deviation, "levels": knowledge.levels}
+    tensors |= {"mean": knowledge.mean, "levels": knowledge.levels}
     card = {
         "format": FORMAT, "features_version": meta_features.VERSION, "channels": list(CHANNELS), "shares": list(SHARES),
         "features": list(meta_features.NAMES), "optimizer": knowledge.optimizer, "rates": list(knowledge.rates),
-        "others": [list(o) for o in knowledge.others], "portfolio": [list(c) for c in knowledge.portfolio], **fields,
+        "weight_decay": knowledge.weight_decay, "portfolio": [list(c) for c in knowledge.portfolio], **fields,
     }  # fmt: skip
     return carded.write(path, tensors, card)
 
@@ -126,11 +133,11 @@ def _load(path: Path, modified: int) -> Knowledge:
         carded.check_finite(path, name, tensor)
     try:
         rates = tuple(float(r) for r in card["rates"])
-        others = tuple((str(s), float(d)) for s, d in card["others"])
-        like = network.initial(len(others), len(rates), torch.Generator())
         return Knowledge(
-            str(card["optimizer"]), rates, others, tuple(Configuration(*c) for c in card["portfolio"]),
-            tensors["mean"], tensors["deviation"], _members(path, tensors, "member", like),
+            str(card["optimizer"]), rates, float(card["weight_decay"]),
+            tuple(Configuration(*c) for c in card["portfolio"]), tensors["mean"],
+            _forest(path, tensors, "prior", len(meta_features.NAMES), len(rates)),
+            _forest(path, tensors, "forest", aligned.COLUMNS, aligned.WIDTH),
             _members(path, tensors, "diagnosis", diagnosis_network.initial(torch.Generator())),
             tensors["levels"], card,
         )  # fmt: skip
@@ -138,7 +145,16 @@ def _load(path: Path, modified: int) -> Knowledge:
         raise ArtifactError(f"{path} is not an artifact of the tuner: {error} is missing or wrong") from error
 
 
-def _members(path: Path, tensors: dict[str, Tensor], kind: str, like: network.Weights) -> tuple[network.Weights, ...]:
+def _forest(path: Path, tensors: dict[str, Tensor], kind: str, columns: int, outputs: int) -> Forest:
+    found = Forest(*(tensors[f"{kind}.{field}"] for field in Forest._fields))
+    if not found.fits(columns, outputs):
+        raise ArtifactError(f"{path}: {kind} is no forest from {columns} columns to {outputs} outputs")
+    return found
+
+
+def _members(
+    path: Path, tensors: dict[str, Tensor], kind: str, like: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], ...]:  # fmt: skip
     count = len({k.split(".")[0] for k in tensors if k.startswith(kind)})
     members = tuple({k: tensors[f"{kind}{i}.{k}"] for k in like} for i in range(count))
     for member in members:

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from learnopt.baselines import SCHEDULES
+from learnopt.tuner.knowledge import MOST_REGRET, SCHEDULE
 from learnopt.tuner.meta_features import NAMES
 from learnopt.tuner.probes import HIGH, LOW, SHARES
 
-MOST_REGRET = 2.0
-"""Regrets are clipped here before they are learned: how bad a hopeless configuration is must not matter."""
 PARTS = 50
 """A training curve at a constant rate is read as means over so many stretches."""
 
@@ -54,6 +53,10 @@ class Lessons:
     def targets(self) -> Tensor:
         """What is to be predicted: the clipped regret, nan where not recorded, `(T, N, C, R)`."""
         return self.regret().clamp_max(MOST_REGRET)
+
+    def usual(self) -> Tensor:
+        """The targets with the first weight decay and the schedule that is tuned for, `(T, N, R)`."""
+        return self.targets()[:, :, self.others.index((SCHEDULE, self.others[0][1]))]
 
     def filled(self) -> Tensor:
         """The targets, a mean over the seeds, where another weight decay than the first was not recorded taken for as

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)
+SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Lengths of probes, as shares of a full run. Each is a whole run: warm-up and cosine decay over its own length."""
 POINTS = 8
 """A probe's training losses are read as means over so many stretches."""
@@ -71,23 +71,22 @@ def readings(probe: Probe) -> tuple[float, float, float, float]:
     return change(probe.valid, probe.start), change(probe.half, probe.start), train[-1], max(train)
 
 
-def encode(probes: Sequence[Probe], rates: Sequence[float]) -> Tensor:
-    """`(len(CHANNELS), len(rates))`: probes at the nearest rate of the grid, zeros where there is none.
+def on_grid(probes: Sequence[Probe], rates: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Readings `(4, len(rates))` of probes at the nearest rate of the grid, zeros where there is none, and where there
+    is one, bool `(len(rates),)`.
 
     Where a rate was probed more than once, the longest probe counts.
     """
-    found, log_share = torch.zeros(4, len(rates)), torch.zeros(len(rates))
-    probed = torch.zeros(len(rates), dtype=torch.bool)
+    found, probed = torch.zeros(4, len(rates)), torch.zeros(len(rates), dtype=torch.bool)
     grid = torch.tensor(rates).log()
     for probe in sorted(probes, key=lambda p: p.steps):
         column = int((grid - math.log(probe.lr)).abs().argmin())
-        found[:, column] = torch.tensor(readings(probe))
-        log_share[column], probed[column] = math.log2(probe.share), True
-    return channels(found, log_share, probed)
+        found[:, column], probed[column] = torch.tensor(readings(probe)), True
+    return found, probed
 
 
 def channels(found: Tensor, log_share: Tensor, probed: Tensor) -> Tensor:
-    """Readings as the network takes them.
+    """Readings as the tuner's forest takes them.
 
     Args:
         found: of `readings`, `(..., 4, R)`.

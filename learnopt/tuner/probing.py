@@ -85,6 +85,9 @@ def judge(model: nn.Module, loss: Loss, source: Source) -> float:
 class Prober:
     """Runs probes: each a training from the start, with a warm-up and a cosine schedule.
 
+    Attributes:
+        weights: state dict, on the CPU, of the probe that ended with the least validation loss; empty before one did.
+
     Args:
         make: gives the model to train.
         start: validation loss before training.
@@ -99,6 +102,7 @@ class Prober:
         self._make, self._optimizer, self._weight_decay = make, optimizer, weight_decay
         self._loss, self._source, self._start = loss, source, start
         self._deadline, self._seed, self._stepped = deadline, seed, stepped
+        self._least, self.weights = math.inf, dict[str, Any]()
 
     def run(self, lr: float, share: float, steps: int) -> Probe:
         """Train for `steps`, which are `share` of a full run; a loss that is not finite ends it.
@@ -118,6 +122,8 @@ class Prober:
             if last == at[len(at) // 2]:
                 half = judge(model, self._loss, self._source)
         valid = judge(model, self._loss, self._source)
+        if valid < self._least:
+            self._least, self.weights = valid, _copied(model)
         return Probe(lr, share, steps, self._start, half, valid, tuple(train))
 
     def _step(
@@ -137,6 +143,12 @@ class Prober:
             torch.autograd.backward(value)
             optimizer.step()
         return found
+
+
+def _copied(model: nn.Module) -> dict[str, Any]:
+    """State dict of copies, tensors on the CPU."""
+    state = model.state_dict()
+    return {k: v.detach().to("cpu", copy=True) if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in state.items()}
 
 
 def _mean(losses: Iterator[float]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class TuneResult:
         probes: the runs that were made.
         steps_used, seconds_used: what they cost.
         interrupted: whether Ctrl-C or the end of the time cut the search short.
+        weights: state dict of the best probe's model, on the CPU; empty where no probe ended.
     """
 
     optimizer: str
@@ -54,6 +55,7 @@ class TuneResult:
     steps_used: int
     seconds_used: float
     interrupted: bool
+    weights: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def build(
         self, model: nn.Module, steps: int | None = None
@@ -73,9 +75,33 @@ class TuneResult:
         )
         return optimizer, scheduler
 
+    @property
+    def best_probe(self) -> Probe | None:
+        """The probe with the least validation loss, whose weights are `weights`; None where none ended."""
+        ended = [p for p in self.probes if math.isfinite(p.valid)]
+        return min(ended, key=lambda p: p.valid) if ended else None
+
+    def keep_better(self, model: nn.Module, loss: float) -> float:
+        """The better of two trained models: where the best probe ended lower than `model`, load its weights into that.
+
+        A full run that overfits, or was not foreseen right, may end higher than a probe did.
+
+        Args:
+            model: trained as recommended.
+            loss: its validation loss, by the loss and the data that were tuned with.
+
+        Returns:
+            The validation loss of the weights that the model has now.
+        """
+        probe = self.best_probe
+        if probe is None or loss <= probe.valid:
+            return loss
+        model.load_state_dict(self.weights)
+        return probe.valid
+
     def entry(self) -> dict[str, Any]:
-        """For JSON: everything but the probes' training losses; numbers that are not finite are None."""
-        entry = {k: v for k, v in asdict(self).items() if k != "probes"}
+        """For JSON: everything but weights and the probes' training losses; numbers that are not finite are None."""
+        entry = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("probes", "weights")}
         entry["probes"] = [{"lr": p.lr, "steps": p.steps, "valid": p.valid} for p in self.probes]
         clean: dict[str, Any] = json.loads(json.dumps(entry), parse_constant=lambda _: None)
         return clean

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learnopt.tuner.knowledge import Configuration, Knowledge
+from learnopt.tuner.knowledge import SCHEDULE, Configuration, Knowledge
 from learnopt.tuner.probes import SHARES, Probe, change, steps_of
 
 ALIKE = 0.1
@@ -34,10 +34,10 @@ class Recommendation(NamedTuple):
 
     Attributes:
         interval: of learning rates about as good.
-        regrets: expected regret per rate of the grid at the recommended schedule and decay.
+        regrets: expected regret per rate of the grid.
         level: expected log of the final loss over the loss before training.
         doubt: why no decision is possible; empty where one is.
-        listed: whether the configuration is of the list, since the network cannot tell rates apart.
+        listed: whether the configuration is of the list, since the forest cannot tell rates apart.
     """
 
     configuration: Configuration
@@ -52,7 +52,7 @@ class Search:
     """The strategy: asks for probes, is told what they gave, recommends.
 
     Probes are short whole runs, all of one length. The rate to probe next is the one with the least expected regret
-    that has not been probed; the first follows from the meta-features alone. The network's members vote by their mean.
+    that has not been probed; the first follows from the meta-features alone.
 
     Args:
         features: meta-features, or None.
@@ -67,15 +67,15 @@ class Search:
         self.length, self._left = steps_of(self.share, steps), budget
 
     def expected(self) -> Tensor:
-        """Mean of the expected regret, `(outputs, rates)`."""
-        return self.knowledge.expect(self.features, self.probes).mean(0)
+        """Expected regret of every rate, `(rates,)`."""
+        return self.knowledge.expect(self.features, self.probes)
 
     def ask(self) -> float | None:
         """Learning rate of the next probe, `length` steps long; None: enough."""
         if self.length > self._left:
             return None
         done = {probe.lr for probe in self.probes}
-        promising = (self.knowledge.rates[int(r)] for r in self.expected().amin(0).argsort())
+        promising = (self.knowledge.rates[int(r)] for r in self.expected().argsort())
         return next((lr for lr in promising if lr not in done), None)
 
     def tell(self, probe: Probe, cost: int) -> None:
@@ -85,14 +85,13 @@ class Search:
 
     def recommend(self) -> Recommendation:
         """The best configuration by what is known now."""
-        expected = self.expected()
-        c, r = divmod(int(expected.argmin()), expected.shape[1])
-        row = expected[c]
+        row = self.expected()
+        r = int(row.argmin())
         logs = torch.tensor(self.knowledge.rates).log10()
         lr = 10 ** (float(logs[r]) + _vertex(row, r) * float(logs[1] - logs[0]))
         low, high = self._interval(row, r, logs)
         interval = (min(low, lr), max(high, lr))
-        configuration = Configuration(float(f"{lr:.3g}"), *self.knowledge.others[c])
+        configuration = Configuration(float(f"{lr:.3g}"), SCHEDULE, self.knowledge.weight_decay)
         doubt = self._doubt(interval)
         listed = _decades(interval) > WIDEST or (self.features is None and not self.probes)
         if listed:

@@ -166,7 +166,7 @@ class Fitted:
 
 
 def fit(table: Table, hidden: tuple[int, ...], result: TuneResult, seed: int = 0) -> Fitted:
-    """Train a network as `result` recommends, and keep the weights with the least validation loss."""
+    """Train a network as `result` recommends, and keep the weights with the least validation loss, a probe's too."""
     with random_state_kept():
         data = source(table.train, table.valid, result.batch_size, seed)
         seeded("model", seed)
@@ -183,6 +183,8 @@ def fit(table: Table, hidden: tuple[int, ...], result: TuneResult, seed: int = 0
             if step + 1 in checks and (judged := judge(model, loss, data)) < best:
                 kept, best, at = copy.deepcopy(model.state_dict()), judged, step + 1
         model.load_state_dict(kept)
+        if (probe := result.best_probe) is not None and probe.valid < best:
+            best, at = result.keep_better(model, best), probe.steps
         model.eval()
         return Fitted(table, model, best if math.isfinite(best) else math.inf, _score(table, model), at)
 

@@ -99,6 +99,7 @@ class _Work:
         self.features: list[float] | None = None
         self.start, self.used, self.interrupted = math.nan, 0, False
         self.search: Search | None = None
+        self.prober: Prober | None = None
 
     def run(self, knowledge: Knowledge, budget: int, tell: Progress) -> None:
         """Measure the meta-features, probe until the budget or the time is spent."""
@@ -109,7 +110,7 @@ class _Work:
 
         try:
             self.features = self._features()
-            prober = self._prober(knowledge, stepped)
+            self.prober = prober = self._prober(knowledge, stepped)
             self.search = Search(knowledge, self.features, self.steps, self._affordable(knowledge, budget))
             while (lr := self.search.ask()) is not None:
                 before = self.used
@@ -122,7 +123,7 @@ class _Work:
 
     def _prober(self, knowledge: Knowledge, stepped: Callable[[], None]) -> Prober:
         return Prober(
-            self.make, self.optimizer, knowledge.others[0][1], self.loss, self.data, self.start, self.deadline,
+            self.make, self.optimizer, knowledge.weight_decay, self.loss, self.data, self.start, self.deadline,
             self.seed, stepped,
         )  # fmt: skip
 
@@ -167,7 +168,7 @@ class _Work:
             self.optimizer, found.configuration.lr, found.interval, found.configuration.schedule,
             found.configuration.weight_decay, self.data.batch_size, self.steps, best, not found.doubt,
             _reason(found, self.search.probes, self, knowledge), curve, tuple(self.search.probes), self.used,
-            time.monotonic() - self.started, self.interrupted,
+            time.monotonic() - self.started, self.interrupted, self.prober.weights if self.prober else {},
         )  # fmt: skip
 
 
@@ -186,7 +187,7 @@ def _reason(found: Recommendation, probes: list[Probe], work: _Work, knowledge: 
     elif found.doubt:
         seen = "the probes and meta-features" if probes else "meta-features alone"
         said.append(
-            f"Learning rate {chosen.lr:.3g} with a {chosen.schedule} schedule is what a network that learned from "
+            f"Learning rate {chosen.lr:.3g} with a {chosen.schedule} schedule is what a forest that learned from "
             f"{corpus} expects the least loss of, by {seen} of the model and the data."
         )
     else:
@@ -203,7 +204,7 @@ def _reason(found: Recommendation, probes: list[Probe], work: _Work, knowledge: 
         if failed:
             said.append(f"The loss left the finite numbers at {', '.join(f'{lr:.2g}' for lr in failed)}. ")
         said.append(
-            f"A network that learned from {corpus} what such short runs tell of long ones expects the least loss at "
+            f"A forest that learned from {corpus} what such short runs tell of long ones expects the least loss at "
             f"{chosen.lr:.3g} with a {chosen.schedule} schedule and weight decay {chosen.weight_decay:g}, and losses "
             f"within 10 % of it from {found.interval[0]:.2g} to {found.interval[1]:.2g}."
         )
