@@ -16,7 +16,7 @@ from learnopt.stopping.session import Session
 KEYS = {"losses": "threshold", "metrics": "threshold_max", "limited metrics": "threshold_limit"}
 """What the card calls the thresholds: of probabilities, and of probabilities times what can at most be gained."""
 TOLERANCE = 0.01
-THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.014, 0.018, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5)
+THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.014, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5)
 PRUNING = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
 MOST_EXCESS = 0.004
 """Mean excess that is allowed on runs set aside; the promise on others is 0.005."""
