@@ -164,13 +164,18 @@ def test_of_a_metric_outside_its_limit_nothing_is_known(shift: float) -> None:
     assert verdicts(LearnedStopper(50, limit=0.5), values) == verdicts(LearnedStopper(50), values)  # mode "min"
 
 
-def test_a_given_threshold_is_one_of_probabilities() -> None:
+def test_a_given_threshold_is_one_of_the_product() -> None:
     values = accuracies(1)
-    plain, without = (verdicts(LearnedStopper(50, mode="max", threshold=0.1, limit=n), values) for n in (1.0, None))
-    assert plain == without
-    again = pickle.loads(pickle.dumps(LearnedStopper(50, mode="max", limit=2.0)))
-    assert again.limit == 2
-    assert verdicts(again, values) == verdicts(LearnedStopper(50, mode="max", limit=2.0), values)
+    stops = [until(values, threshold=t) for t in (0.2, 0.014, 0.001)]
+    assert stops == sorted(stops)
+    assert stops[0] < stops[2]
+    assert stops[1] == until(values)
+    assert until(values, threshold=0.2) < until(values, threshold=0.2, limit=None)
+    for threshold in (None, 0.1):
+        again = pickle.loads(pickle.dumps(LearnedStopper(50, mode="max", limit=2.0, threshold=threshold)))
+        assert again.limit == 2
+        plain = LearnedStopper(50, mode="max", limit=2.0, threshold=threshold)
+        assert verdicts(again, values) == verdicts(plain, values)
 
 
 @pytest.mark.parametrize("limit", [0, -1.0, math.nan, math.inf, "1"])

@@ -34,10 +34,10 @@ class LearnedStopper(Stopper):
         of: what the tolerance is a share of: "value", the size of the best value, or "progress", all that was gained
             since the first value (for metrics whose zero means nothing).
         limit: the most that the metric can be, with mode "max": 1 for accuracies and the like, 100 in percent; None:
-            there is none (rewards), which is also what a best value below 0 or above it tells. Unless `threshold` is
-            given or `of` is "progress", the probability then counts times what can at most be gained.
-        threshold: stops below this probability of a larger improvement; None: as the weights were calibrated, for
-            losses with mode "min" and for accuracies and the like with "max".
+            there is none (rewards), which is also what a best value below 0 or above it tells. Where it is known, and
+            `of` is "value", the probability counts times what can at most be gained.
+        threshold: stops below this probability of a larger improvement, or this product; None: as the weights were
+            calibrated, for losses with mode "min" and for accuracies and the like with "max".
         weights: name of shipped weights or path of an artifact of `learnopt stopper-train`.
 
     Raises:
@@ -73,8 +73,8 @@ class LearnedStopper(Stopper):
         loaded = stored.load(weights)
         self.threshold = check_number(_calibrated(loaded.card, mode) if threshold is None else threshold,
                                       "threshold", 0, 1)  # fmt: skip
-        limited = mode == "max" and of == "value" and threshold is None and limit is not None
-        self._least: float | None = loaded.card.get("threshold_limit") if limited else None
+        least = loaded.card.get("threshold_limit") if threshold is None else self.threshold
+        self._least: float | None = least if mode == "max" and of == "value" else None
         self._network = loaded.curve
         self._forget()
 
