@@ -22,11 +22,13 @@ from torch import Tensor
 from learnopt.provenance import write_record
 from learnopt.stopping import calibrate, curves, policy, weights
 from learnopt.stopping.curves import Curves
+from learnopt.stopping.learned import least_prospect
 
 WAITS = tuple(range(1, 16))
-TOLERANCES = (0.005, 0.01, 0.02)
+TOLERANCES = (0.002, 0.005, 0.01, 0.02)
 THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-COLOURS = {False: ("tab:blue", "tab:orange", "tab:green"), True: ("tab:purple", "tab:red", "tab:olive")}
+COLOURS = {False: ("tab:cyan", "tab:blue", "tab:orange", "tab:green"),
+           True: ("tab:pink", "tab:purple", "tab:red", "tab:olive")}  # fmt: skip
 """By whether the limit is told, then by tolerance."""
 
 
@@ -65,19 +67,20 @@ def title(tolerance: float, threshold: float, told: bool = True, limited: bool =
     return f"learned, {tolerance:g}, {threshold:g}{', limit told' * limited}{', length untold' * (not told)}"
 
 
-def rules(runs: Curves, loaded: weights.Loaded, calibrated: dict[bool, float]) -> dict[str, tuple[dict, Tensor]]:
-    """Name to (settings, value number at which each run stops).
+def calibrated(card: dict, kind: str, tolerance: float, limited: bool) -> float:
+    """The threshold of `LearnedStopper` for a kind of runs, whose limit is told or not."""
+    return least_prospect(card, tolerance) if limited else card[calibrate.KEYS[kind]]
 
-    Args:
-        calibrated: thresholds, by whether the limit is told.
-    """
+
+def rules(runs: Curves, loaded: weights.Loaded, kind: str) -> dict[str, tuple[dict, Tensor]]:
+    """Name to (settings, value number at which each run stops)."""
     found: dict[str, tuple[dict, Tensor]] = {"oracle": ({}, policy.oracle(runs))}
     found |= {f"patience {w}": ({"wait": w}, policy.patience(runs, w)) for w in WAITS}
-    for told, tolerance, limited in product((True, False), TOLERANCES, calibrated):
+    for told, tolerance, limited in product((True, False), TOLERANCES, {False, kind == "metrics"}):
         chances = policy.probabilities(loaded.curve, runs, tolerance, told)
         if limited:
             chances = policy.prospects(chances, runs, tolerance)
-        for threshold in sorted({*THRESHOLDS, calibrated[limited]}):
+        for threshold in sorted({*THRESHOLDS, calibrated(loaded.card, kind, tolerance, limited)}):
             settings = {"tolerance": tolerance, "threshold": threshold, "told": told, "limited": limited}
             stops = policy.first_below(chances, threshold, runs)
             found[title(tolerance, threshold, told, limited)] = (settings, stops)
@@ -150,15 +153,14 @@ def main() -> None:
     assert not known, f"the stopper has learned from {known}"
     kind = next(iter(calibrate.kinds(runs)))
     assert len(calibrate.kinds(runs)) == 1, "losses and metrics are judged apart"
-    excess, calibrated = raw(runs), {False: loaded.card[calibrate.KEYS[kind]]}
-    if kind == "metrics":
-        calibrated[True] = loaded.card[calibrate.KEYS["limited metrics"]]
+    excess = raw(runs)
     table = {
         name: {"settings": s, **describe(runs, stops, excess, a.seed)}
-        for name, (s, stops) in rules(runs, loaded, calibrated).items()
+        for name, (s, stops) in rules(runs, loaded, kind).items()
     }
-    limited = max(calibrated)
-    default, untold = (title(loaded.card["tolerance"], calibrated[limited], t, limited) for t in (True, False))
+    tolerance, limited = loaded.card["tolerance"], kind == "metrics"
+    threshold = calibrated(loaded.card, kind, tolerance, limited)
+    default, untold = (title(tolerance, threshold, told, limited) for told in (True, False))
     frame = {
         "tasks": [runs.tasks[i] for i in runs.numbers],
         "runs": len(runs),

@@ -178,6 +178,13 @@ def test_a_given_threshold_is_one_of_the_product() -> None:
         assert verdicts(again, values) == verdicts(plain, values)
 
 
+def test_with_a_limit_the_threshold_goes_with_the_tolerance() -> None:
+    near_one = [1 - 0.5 * 0.8**t for t in range(60)]
+    stops = [until(near_one, tolerance=t) for t in (0.03, 0.01, 0.002)]
+    assert stops == sorted(set(stops))
+    assert near_one[stops[1]] < 0.995 < near_one[stops[2]]
+
+
 @pytest.mark.parametrize("limit", [0, -1.0, math.nan, math.inf, "1"])
 def test_limits_that_are_none(limit: object) -> None:
     with pytest.raises(ValueError, match="limit must be"):

@@ -37,7 +37,8 @@ class LearnedStopper(Stopper):
             there is none (rewards), which is also what a best value below 0 or above it tells. Where it is known, and
             `of` is "value", the probability counts times what can at most be gained.
         threshold: stops below this probability of a larger improvement, or this product; None: as the weights were
-            calibrated, for losses with mode "min" and for accuracies and the like with "max".
+            calibrated, for losses with mode "min" and for accuracies and the like with "max" (the product in units of
+            the tolerance).
         weights: name of shipped weights or path of an artifact of `learnopt stopper-train`.
 
     Raises:
@@ -73,7 +74,7 @@ class LearnedStopper(Stopper):
         loaded = stored.load(weights)
         self.threshold = check_number(_calibrated(loaded.card, mode) if threshold is None else threshold,
                                       "threshold", 0, 1)  # fmt: skip
-        least = loaded.card.get("threshold_limit") if threshold is None else self.threshold
+        least = least_prospect(loaded.card, self.tolerance) if threshold is None else self.threshold
         self._least: float | None = least if mode == "max" and of == "value" else None
         self._network = loaded.curve
         self._forget()
@@ -144,3 +145,8 @@ def _calibrated(card: dict[str, Any], mode: str) -> float:
     """The threshold of the kind of metric that `mode` tells of, or of the kind that the weights have learned from."""
     keys = ("threshold_max", "threshold") if mode == "max" else ("threshold", "threshold_max")
     return next((card[key] for key in keys if key in card), 0.1)
+
+
+def least_prospect(card: dict[str, Any], tolerance: float) -> float | None:
+    """The product of probability and room below which to stop: as calibrated, in units of the tolerance."""
+    return card["threshold_limit"] * tolerance / card["tolerance"] if "threshold_limit" in card else None
