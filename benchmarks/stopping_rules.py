@@ -135,7 +135,7 @@ def draw(table: dict[str, dict], path: Path) -> None:
         xlabel="share of the steps taken",
         ylabel="mean excess of the best validation value",
     )
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=6, framealpha=0.6)
     axes.figure.savefig(path, dpi=120)
 
 
