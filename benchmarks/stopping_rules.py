@@ -4,13 +4,14 @@
     python benchmarks/stopping_rules.py corpus --out results/stopper
 
 Every task counts alike; intervals are 95 % bootstraps over tasks. Writes `stopping.json` and `stopping.png`. A corpus
-of `learnopt record --metric` is judged at the threshold of metrics: excess is then a share of the best accuracy.
+of `learnopt record --metric` is judged with and without the metric's limit told, each at its threshold: excess is then
+a share of the best accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,14 @@ from torch import Tensor
 from learnopt.provenance import write_record
 from learnopt.stopping import calibrate, curves, policy, weights
 from learnopt.stopping.curves import Curves
+from learnopt.stopping.learned import least_prospect
 
 WAITS = tuple(range(1, 16))
-TOLERANCES = (0.005, 0.01, 0.02)
+TOLERANCES = (0.002, 0.005, 0.01, 0.02)
 THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+COLOURS = {False: ("tab:cyan", "tab:blue", "tab:orange", "tab:green"),
+           True: ("tab:pink", "tab:purple", "tab:red", "tab:olive")}  # fmt: skip
+"""By whether the limit is told, then by tolerance."""
 
 
 def describe(runs: Curves, stops: Tensor, raw_excess: Tensor, seed: int) -> dict:
@@ -57,17 +62,28 @@ def raw(runs: Curves) -> Tensor:
     return ((best - best[:, -1:]) / best[:, -1:].abs().clamp_min(1e-12)).nan_to_num(0, 0, 0)
 
 
-def rules(runs: Curves, loaded: weights.Loaded, calibrated: float) -> dict[str, tuple[dict, Tensor]]:
+def title(tolerance: float, threshold: float, told: bool = True, limited: bool = False) -> str:
+    """A learned rule's name."""
+    return f"learned, {tolerance:g}, {threshold:g}{', limit told' * limited}{', length untold' * (not told)}"
+
+
+def calibrated(card: dict, kind: str, tolerance: float, limited: bool) -> float:
+    """The threshold of `LearnedStopper` for a kind of runs, whose limit is told or not."""
+    return least_prospect(card, tolerance) if limited else card[calibrate.KEYS[kind]]
+
+
+def rules(runs: Curves, loaded: weights.Loaded, kind: str) -> dict[str, tuple[dict, Tensor]]:
     """Name to (settings, value number at which each run stops)."""
     found: dict[str, tuple[dict, Tensor]] = {"oracle": ({}, policy.oracle(runs))}
     found |= {f"patience {w}": ({"wait": w}, policy.patience(runs, w)) for w in WAITS}
-    for told in (True, False):
-        for tolerance in TOLERANCES:
-            chances = policy.probabilities(loaded.curve, runs, tolerance, told)
-            for threshold in sorted({*THRESHOLDS, calibrated}):
-                settings = {"tolerance": tolerance, "threshold": threshold, "told": told}
-                name = f"learned, {tolerance:g}, {threshold:g}" + ("" if told else ", length untold")
-                found[name] = (settings, policy.first_below(chances, threshold, runs))
+    for told, tolerance, limited in product((True, False), TOLERANCES, {False, kind == "metrics"}):
+        chances = policy.probabilities(loaded.curve, runs, tolerance, told)
+        if limited:
+            chances = policy.prospects(chances, runs, tolerance)
+        for threshold in sorted({*THRESHOLDS, calibrated(loaded.card, kind, tolerance, limited)}):
+            settings = {"tolerance": tolerance, "threshold": threshold, "told": told, "limited": limited}
+            stops = policy.first_below(chances, threshold, runs)
+            found[title(tolerance, threshold, told, limited)] = (settings, stops)
     return found
 
 
@@ -103,16 +119,14 @@ def draw(table: dict[str, dict], path: Path) -> None:
         color="tab:gray",
         label="patience 1 to 15",
     )
-    for told, style in ((True, "-"), (False, "--")):
-        for tolerance, colour in zip(TOLERANCES, ("tab:blue", "tab:orange", "tab:green"), strict=True):
-            rows = [
-                r
-                for r in table.values()
-                if r["settings"].get("tolerance") == tolerance and r["settings"]["told"] == told
-            ]
-            rows.sort(key=lambda r: r["compute"])
-            label = f"learned, tolerance {tolerance:.1%}" + ("" if told else ", length untold")
-            axes.plot([r["compute"] for r in rows], [r["excess"] for r in rows], style, color=colour, label=label)
+    shown = [r for r in table.values() if "tolerance" in r["settings"]]
+    for limited in sorted({r["settings"]["limited"] for r in shown}):
+        for (told, style), tolerance in product(((True, "-"), (False, "--")), TOLERANCES):
+            want = {"tolerance": tolerance, "told": told, "limited": limited}
+            rows = sorted((r for r in shown if want.items() <= r["settings"].items()), key=lambda r: r["compute"])
+            label = f"learned, tolerance {tolerance:.1%}{', limit told' * limited}{', length untold' * (not told)}"
+            axes.plot([r["compute"] for r in rows], [r["excess"] for r in rows], style,
+                      color=COLOURS[limited][TOLERANCES.index(tolerance)], label=label)  # fmt: skip
     axes.axvline(table["oracle"]["compute"], color="black", linewidth=0.8, linestyle=":", label="oracle")
     axes.axhline(0.005, color="black", linewidth=0.5)
     axes.set(
@@ -121,7 +135,7 @@ def draw(table: dict[str, dict], path: Path) -> None:
         xlabel="share of the steps taken",
         ylabel="mean excess of the best validation value",
     )
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=6, framealpha=0.6)
     axes.figure.savefig(path, dpi=120)
 
 
@@ -139,12 +153,14 @@ def main() -> None:
     assert not known, f"the stopper has learned from {known}"
     kind = next(iter(calibrate.kinds(runs)))
     assert len(calibrate.kinds(runs)) == 1, "losses and metrics are judged apart"
-    excess, calibrated = raw(runs), loaded.card[calibrate.KEYS[kind]]
+    excess = raw(runs)
     table = {
         name: {"settings": s, **describe(runs, stops, excess, a.seed)}
-        for name, (s, stops) in rules(runs, loaded, calibrated).items()
+        for name, (s, stops) in rules(runs, loaded, kind).items()
     }
-    default = f"learned, {loaded.card['tolerance']:g}, {calibrated:g}"
+    tolerance, limited = loaded.card["tolerance"], kind == "metrics"
+    threshold = calibrated(loaded.card, kind, tolerance, limited)
+    default, untold = (title(tolerance, threshold, told, limited) for told in (True, False))
     frame = {
         "tasks": [runs.tasks[i] for i in runs.numbers],
         "runs": len(runs),
@@ -165,10 +181,10 @@ def main() -> None:
         "patience 10",
         "patience 15",
         default,
-        f"{default}, length untold",
+        untold,
     ):
         r = table[name]
-        print(f"{name:32} compute {r['compute']:.3f}  excess {r['excess']:.2%}  lost {r['lost_over_5_percent']:.1%}  "
+        print(f"{name:48} compute {r['compute']:.3f}  excess {r['excess']:.2%}  lost {r['lost_over_5_percent']:.1%}  "
               f"of the oracle's saving {r['share_of_oracle_saving']:.0%}")  # fmt: skip
     print(f"wrote {path}")
 

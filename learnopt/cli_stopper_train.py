@@ -63,7 +63,7 @@ def stopper_train_command(
     except Interrupted as stop:
         console.print(str(stop), soft_wrap=True, highlight=False)
         raise typer.Exit(130) from None
-    stops = [calibrate.stopping(curve, kind, part) for kind, part in calibrate.kinds(fresh).items()]
+    stops = calibrate.stoppings(curve, fresh)
     pruning = calibrate.pruning_threshold(prunes)
     fields = _outcomes(stops, prunes, pruning) | _origins(everything, learned, fresh)
     weights.save(out, curve, peer, {**fields, "seed": seed, "iterations": iterations, **origin()})

@@ -41,6 +41,7 @@ STOPPERS = {
     "stopping.best_weights",
     "stopping.curve_features",
     "stopping.curve_network",
+    "stopping.headroom",
     "stopping.improvement",
     "stopping.learned",
     "stopping.neighbours",

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from learnopt import carded
-from learnopt.stopping import LearnedStopper, Verdict, policy, weights
+from learnopt.stopping import LearnedStopper, Verdict, headroom, policy, weights
 from learnopt.stopping.curve_network import CurveNetwork
 from learnopt.stopping.curves import Curves
 from learnopt.stopping.peer_network import PeerNetwork
@@ -116,6 +116,101 @@ def test_something_better_between_two_readings_takes_a_stop_back() -> None:
     last = 100 * (len(RISING) - 1)
     assert stopper.update(5.0, last + 1).stop
     assert not stopper.update(0.0, last + 2).stop
+
+
+def accuracies(seed: int, length: int = 50, top: float = 0.99) -> list[float]:
+    """Rising to about `top` in steps of a small validation set, then standing still."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(length)
+    values = top - 0.6 * np.exp(-t / rng.uniform(2, 6)) + 0.01 * rng.standard_normal(length)
+    return [float(v) for v in (np.clip(values, 0, 1) * 200).round() / 200]
+
+
+def until(values: list[float], **options: float | None) -> int:
+    found = verdicts(LearnedStopper(len(values), mode="max", **options), values)
+    return next((i for i, v in enumerate(found) if v.stop), len(values))
+
+
+def test_near_the_limit_of_a_metric_nothing_is_left_to_wait_for() -> None:
+    curves = [accuracies(s) for s in range(6)]
+    told, untold = (np.mean([until(c, limit=limit) for c in curves]) for limit in (1.0, None))
+    assert told < 0.7 * untold
+    assert np.mean([until([v / 2 for v in c]) for c in curves]) > told  # far from it
+    for c in curves:
+        percent, plain = (
+            verdicts(LearnedStopper(50, mode="max", limit=limit), [limit * v for v in c]) for limit in (100.0, 1.0)
+        )
+        assert [v.stop for v in percent] == [v.stop for v in plain]
+        np.testing.assert_allclose(chances(percent), chances(plain), atol=2e-4)
+
+
+def test_without_room_an_improvement_is_impossible() -> None:
+    stopper = LearnedStopper(50, mode="max")
+    found = verdicts(stopper, [0.5, 0.8, 0.9, 0.995])
+    assert "can be at most 11.1%" in found[2].reason
+    assert found[2].probability is not None
+    assert found[2].probability > 0.1
+    assert found[2].expected_best is not None
+    assert found[2].expected_best <= 1
+    assert (found[3].probability, found[3].stop) == (0.0, True)
+    assert stopper.update(1.0).stop
+
+
+@pytest.mark.parametrize("shift", [-3.0, 5.0])
+def test_of_a_metric_outside_its_limit_nothing_is_known(shift: float) -> None:
+    values = [v + shift for v in accuracies(0)]
+    plain, without = (verdicts(LearnedStopper(50, mode="max", **o), values) for o in ({}, {"limit": None}))
+    assert plain == without
+    assert verdicts(LearnedStopper(50, limit=0.5), values) == verdicts(LearnedStopper(50), values)  # mode "min"
+
+
+def test_a_given_threshold_is_one_of_the_product() -> None:
+    values = accuracies(1)
+    stops = [until(values, threshold=t) for t in (0.2, 0.014, 0.001)]
+    assert stops == sorted(stops)
+    assert stops[0] < stops[2]
+    assert stops[1] == until(values)
+    assert until(values, threshold=0.2) < until(values, threshold=0.2, limit=None)
+    for threshold in (None, 0.1):
+        again = pickle.loads(pickle.dumps(LearnedStopper(50, mode="max", limit=2.0, threshold=threshold)))
+        assert again.limit == 2
+        plain = LearnedStopper(50, mode="max", limit=2.0, threshold=threshold)
+        assert verdicts(again, values) == verdicts(plain, values)
+
+
+def test_with_a_limit_the_threshold_goes_with_the_tolerance() -> None:
+    near_one = [1 - 0.5 * 0.8**t for t in range(60)]
+    stops = [until(near_one, tolerance=t) for t in (0.03, 0.01, 0.002)]
+    assert stops == sorted(set(stops))
+    assert near_one[stops[1]] < 0.995 < near_one[stops[2]]
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, math.nan, math.inf, "1"])
+def test_limits_that_are_none(limit: object) -> None:
+    with pytest.raises(ValueError, match="limit must be"):
+        LearnedStopper(mode="max", limit=limit)  # type: ignore[arg-type]
+
+
+def test_agrees_with_the_batch_that_figures_of_accuracies_come_from() -> None:
+    values = -torch.tensor([accuracies(s, 40, 0.7 + s / 20) for s in range(6)], dtype=torch.float64)
+    steps = torch.arange(40.0, dtype=torch.float64).expand(6, -1)
+    six = torch.zeros(6)
+    runs = Curves(values, steps, six, ["a"], ["a"], six + 1, torch.full((6,), 40), six == 0, torch.zeros(6, 4))
+    loaded = weights.load()
+    batch = policy.prospects(policy.probabilities(loaded.curve, runs, 0.01), runs, 0.01)
+    stops = policy.first_below(batch, loaded.card["threshold_limit"], runs)
+    own = [[v.stop for v in verdicts(LearnedStopper(39, mode="max"), (-row).tolist())] for row in values]
+    assert stops.tolist() == [row.index(True) if True in row else 39 for row in own]
+    assert len(set(stops.tolist())) > 2
+
+
+@pytest.mark.parametrize(("value", "limit", "room"), [
+    (0.8, 1.0, 0.25), (1.0, 1.0, 0.0), (0.0, 1.0, 10.0), (50.0, 100.0, 1.0), (-0.1, 1.0, None), (1.1, 1.0, None),
+    (-math.inf, 1.0, None),
+])  # fmt: skip
+def test_headroom(value: float, limit: float, room: float | None) -> None:
+    found = float(headroom.share(torch.tensor(-value, dtype=torch.float64), limit))
+    assert math.isnan(found) if room is None else found == pytest.approx(room)
 
 
 def test_constant_and_short_curves() -> None:

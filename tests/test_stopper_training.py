@@ -177,6 +177,19 @@ def test_metrics_are_read_apart_from_losses(tmp_path: Path) -> None:
     network = CurveNetwork()
     found = [calibrate.stopping(network, kind, part) for kind, part in parts.items()]
     assert [f.key for f in found] == ["threshold", "threshold_max"]
+    plain, limited = calibrate.stoppings(network, both)[1:]
+    assert limited.key == "threshold_limit"
+    assert limited.curves is plain.curves
+    runs = limited.curves
+    slow = policy.probabilities(network, runs, calibrate.TOLERANCE)
+    for row, values in zip(slow, runs.values.tolist(), strict=True):
+        for t in range(len(row)):
+            accuracy = max(-v for v in values[: t + 1] if not math.isnan(v))
+            row[t] = row[t] * (1 - accuracy) / accuracy if accuracy * 1.01 < 1 else 0
+    assert limited.outcomes == [
+        (t, policy.outcome(runs, policy.first_below(slow, t, runs))) for t in calibrate.THRESHOLDS
+    ]
+    assert limited.outcomes != plain.outcomes
 
 
 def test_rounded_curves() -> None:

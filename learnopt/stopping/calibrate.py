@@ -13,10 +13,10 @@ from learnopt.stopping.peer_network import PeerNetwork
 from learnopt.stopping.policy import Outcome
 from learnopt.stopping.session import Session
 
-KEYS = {"losses": "threshold", "metrics": "threshold_max"}
-"""What the card calls the thresholds of both kinds of runs."""
+KEYS = {"losses": "threshold", "metrics": "threshold_max", "limited metrics": "threshold_limit"}
+"""What the card calls the thresholds: of probabilities, and of probabilities times what can at most be gained."""
 TOLERANCE = 0.01
-THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5)
+THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.014, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5)
 PRUNING = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
 MOST_EXCESS = 0.004
 """Mean excess that is allowed on runs set aside; the promise on others is 0.005."""
@@ -53,9 +53,19 @@ def kinds(curves: Curves) -> dict[str, Curves]:
     return {kind: part for kind, part in parts.items() if len(part)}
 
 
+def stoppings(curve: CurveNetwork, curves: Curves) -> list[Stopping]:
+    """What thresholds do to recorded runs of every kind; metrics are judged with their limit told and without."""
+    parts = kinds(curves)
+    if "metrics" in parts:
+        parts["limited metrics"] = parts["metrics"]
+    return [stopping(curve, kind, part) for kind, part in parts.items()]
+
+
 def stopping(curve: CurveNetwork, kind: str, curves: Curves, tolerance: float = TOLERANCE) -> Stopping:
     """What each of `THRESHOLDS` does to recorded runs of one kind."""
     chances = policy.probabilities(curve, curves, tolerance)
+    if kind == "limited metrics":
+        chances = policy.prospects(chances, curves, tolerance)
     outcomes = [(t, policy.outcome(curves, policy.first_below(chances, t, curves))) for t in THRESHOLDS]
     return Stopping(kind, curves, outcomes, stopping_threshold(outcomes))
 

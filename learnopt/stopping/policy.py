@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learnopt.stopping import train
+from learnopt.stopping import headroom, train
 from learnopt.stopping.curve_features import query
 from learnopt.stopping.curve_network import CurveNetwork
 from learnopt.stopping.curves import Curves
@@ -67,6 +67,12 @@ def probabilities(network: CurveNetwork, curves: Curves, tolerance: float, told:
     amount = (tolerance * torch.where(torch.isfinite(seen.best), seen.best, 1.0).abs()).clamp_min(1e-30)
     asked = torch.stack([query(s, amount[:, t, None]) for t, s in enumerate(seen.states)], 1)
     return torch.sigmoid(network.answer(known, asked))[..., 0]
+
+
+def prospects(p: Tensor, curves: Curves, tolerance: float) -> Tensor:
+    """Probabilities times what can at most be gained, `(N, T)`; 1, so that nothing stops, where that is unknown."""
+    room = headroom.share(curves.values.nan_to_num(torch.inf).cummin(1).values)
+    return (headroom.possible(p, room, tolerance) * room).nan_to_num(1.0)
 
 
 def first_below(p: Tensor, threshold: float, curves: Curves, least: int = 3) -> Tensor:
