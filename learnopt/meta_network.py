@@ -13,7 +13,7 @@ from torch import Tensor
 
 from learnopt import features
 
-STANDARD_WIDTHS = (12, 8, 4)
+STANDARD_WIDTHS = (12, 8, 2)
 """Those of the weights that ship."""
 WIDTHS = "LEARNOPT_WIDTHS"
 """Environment variable, read once: `HIDDEN,CONTEXT,WIDTH` of all meta-networks of the process, to try other sizes. The
@@ -121,6 +121,21 @@ def tensor_outputs(
     cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(c)
     hidden = torch.sigmoid(o) * torch.tanh(cell)
     return hidden @ w["tensor_out"] + x @ w["tensor_skip"] + w["tensor_bias"], hidden, cell
+
+
+def parameter_outputs(w: dict[str, Tensor], x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    """Parameter level: the MLP, one hidden layer of rectified units.
+
+    Args:
+        x: `PARAMETER` columns, `(N, P, L)`.
+        context: what it is told about the tensor, `(N, 1, WIDTH)`, or about each parameter's, `(N, L, WIDTH)`.
+
+    Returns:
+        Raw outputs `(N, L)`: for the parameter's rate, and what is added to its direction.
+    """
+    inner = (w["mlp_in"].mT @ x).add_(context.mT).clamp_(min=0)
+    rate, added = (w["mlp_out"].mT @ inner + w["mlp_out_bias"].mT).unbind(1)
+    return rate, added
 
 
 def replay(w: dict[str, Tensor], g: Tensor, t: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from learnopt import features
 from learnopt.features import AVERAGE, AWAY, BETA_FAST, BETA_SQUARE, LossHistory
 from learnopt.layout import Layout, TensorShape
-from learnopt.meta_network import HIDDEN, schedule_logit, tensor_outputs
+from learnopt.meta_network import HIDDEN, parameter_outputs, schedule_logit, tensor_outputs
 from learnopt.orthogonal import orthogonalise
 
 STEP = 0.01
@@ -226,8 +226,7 @@ def advance(
     away = param - average
     relative, b = (param / size_of_weights).clamp_(-3, 3), (AWAY * away / size_of_weights).clamp_(-3, 3)
     x = torch.stack([a0, a1, b, a0 * a1, a1 * b, relative], -2)  # (N, P, L)
-    inner = (w["mlp_in"].mT @ x).add_(context.mT).clamp_(min=0)
-    y0, y1 = (w["mlp_out"].mT @ inner + w["mlp_out_bias"].mT).unbind(1)
+    y0, y1 = parameter_outputs(w, x, context)
     s = 0.76 * y0 / (1 + y0.abs())
     rate = (1 + s) / (1 - s)  # exp(2 artanh(s)): within [1/7.3, 7.3], without a transcendental function
     mix = mixture.mT  # (N, 2, 1 or L)

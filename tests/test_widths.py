@@ -61,8 +61,8 @@ def test_other_widths_in_a_process_of_their_own(tmp_path: Path) -> None:
         [sys.executable, "-c", CODE, str(tmp_path)], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "widths 12,8,4, this process one of 19,3,6; start it with LEARNOPT_WIDTHS=12,8,4" in done.stdout
-    with pytest.raises(artifact.ArtifactError, match=r"widths 19,3,6, this process one of 12,8,4; .*WIDTHS=19,3,6"):
+    assert "widths 12,8,2, this process one of 19,3,6; start it with LEARNOPT_WIDTHS=12,8,2" in done.stdout
+    with pytest.raises(artifact.ArtifactError, match=r"widths 19,3,6, this process one of 12,8,2; .*WIDTHS=19,3,6"):
         artifact.load(tmp_path / "wide.safetensors")
     with pytest.raises(ValueError, match=rf"meta-weights, this process {meta_network.SIZE}; see LEARNOPT_WIDTHS"):
         load_checkpoint(tmp_path, MetaTrainConfig())
@@ -84,5 +84,5 @@ def test_bad_widths_are_refused(text: str) -> None:
 
 
 def test_standard_widths_without_the_variable() -> None:
-    assert meta_network.parse_widths(None) == meta_network.parse_widths("") == (12, 8, 4)
+    assert meta_network.parse_widths(None) == meta_network.parse_widths("") == (12, 8, 2)
     assert meta_network.parse_widths("32, 16,8") == (32, 16, 8)
