@@ -81,7 +81,7 @@ def test_a_rule_learns_on_it_and_goes_on_where_it_was_stopped(tmp_path: Path) ->
 
 def test_the_digits_plan_learns_in_random_units_of_sigmoid_units_alone() -> None:
     told = l2l.PLANS["digits"].lessons().describe()
-    assert told == "digits, 20 sigmoid units, batches of 128, coordinates scaled by e^-2 to e^2"
+    assert told == "digits, 20 sigmoid units, batches of 128, coordinates scaled by e^-3 to e^3"
     assert l2l.PLANS["quadratics"].lessons() is l2l.PLANS["quadratics"].train
 
 
