@@ -57,7 +57,7 @@ PLANS: Final[dict[str, Plan]] = {
     ),
     "digits": Plan(
         DigitsMLP(), 120, 2, {"horizon": 80, "objective": "log-mean", "meta_lr": 1.5e-2}, (20, 30, 40, 50, 100), 8, 4,
-        "moments", bound=0.1, spread=3.0,
+        "moments", spread=3.0,
         transfer={"40 units": DigitsMLP(hidden=40), "ReLU": DigitsMLP(activation="relu")},
     ),
 }  # fmt: skip
