@@ -88,7 +88,10 @@ def test_training_cuts_the_graph_where_it_says() -> None:
     assert all(torch.allclose(learner.theta[n], plain.theta[n], atol=1e-7) for n in plain.theta)
 
 
-@pytest.mark.parametrize("rule", [LSTMRule(hidden=3), LSTMRule(hidden=3, inputs="moments"), GateRule(0.1, hidden=3)])
+@pytest.mark.parametrize(
+    "rule",
+    [LSTMRule(hidden=3), LSTMRule(hidden=3, inputs="moments", bound=0.1), GateRule(0.1, hidden=3)],
+)
 def test_meta_gradient_equals_finite_differences(rule: Any) -> None:
     """On linear losses, where constant gradients are no approximation."""
     params = {"a": torch.randn(2, 2, dtype=torch.double), "b": torch.randn(3, dtype=torch.double)}
@@ -169,6 +172,20 @@ def test_inputs_by_moments_do_not_depend_on_the_scale_of_the_loss() -> None:
         ends.append(p["w"])
     assert torch.allclose(ends[0], ends[1], atol=1e-6)
     assert not torch.allclose(ends[0], params["w"], atol=1e-4)
+
+
+def test_no_step_exceeds_its_bound_and_short_ones_are_as_without() -> None:
+    params, grads = {"w": torch.zeros(50)}, {"w": torch.randn(50)}
+    for size, tolerance in ((1e-3, 1e-4), (1e3, math.inf)):
+        moves = []
+        for bound in (None, 0.1):
+            rule = LSTMRule(hidden=4, inputs="moments", bound=bound)
+            theta = rule.theta(params)
+            theta["out"] *= size
+            moves.append(rule.step(theta, params, grads, rule.init(params), torch.tensor(0.0))[0]["w"])
+        assert moves[1].abs().max() <= 0.1
+        assert torch.equal(moves[0].sign(), moves[1].sign())
+        assert torch.allclose(*moves, rtol=tolerance) or (size > 1 and moves[0].abs().max() > 0.2)
 
 
 def test_moments_are_adams_and_tell_how_far_gradients_fell() -> None:
@@ -270,6 +287,7 @@ def wrong_shape() -> Episode:
         (lambda: L2L(LSTMRule(), SMALL, horizon=50, window=20), "multiple of window, got 50 and 20"),
         (lambda: L2L(LSTMRule(), SMALL, objective="sum"), "one of mean, log-mean, log, got 'sum'"),
         (lambda: LSTMRule(hidden=0), "hidden must be at least 1, got 0"),
+        (lambda: LSTMRule(bound=0.0), "bound must be above 0, got 0.0"),
         (lambda: LSTMRule(inputs="moment"), "inputs must be one of log, moments, got 'moment'"),
         (lambda: MetaLSTM(nn.Linear(1, 1), gate_share=0.0), "gate_share must be a positive number, got 0.0"),
         (lambda: GateRule(lr=1.0), "below 1, as a gate is, got 1.0"),

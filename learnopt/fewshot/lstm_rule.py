@@ -36,14 +36,20 @@ class LSTMRule(Rule):
         seed: of the initial weights.
         inputs: the gradient's logarithm and sign ("log", as published), or mean gradient and gradient in units of their
             root mean square, with its fall so far ("moments"): the same where all losses are multiplied by a number.
+        bound: which no step of a coordinate exceeds: `bound * tanh(scale * w . h / bound)` (Lv, Jiang and Li 2017, who
+            take 0.1); None: steps are not bounded, as published.
     """
 
-    def __init__(self, hidden: int = 20, scale: float = 0.1, seed: int = 0, inputs: str = "log") -> None:
+    def __init__(
+        self, hidden: int = 20, scale: float = 0.1, seed: int = 0, inputs: str = "log", bound: float | None = None
+    ) -> None:
         if hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {hidden}")
         if inputs not in INPUTS:
             raise ValueError(f"inputs must be one of {', '.join(INPUTS)}, got {inputs!r}")
-        self.hidden, self.scale, self.seed, self.inputs = hidden, scale, seed, inputs
+        if bound is not None and not bound > 0:
+            raise ValueError(f"bound must be above 0, got {bound!r}")
+        self.hidden, self.scale, self.seed, self.inputs, self.bound = hidden, scale, seed, inputs, bound
 
     def theta(self, params: Params) -> Params:
         generator = torch.Generator().manual_seed(self.seed)
@@ -71,7 +77,10 @@ class LSTMRule(Rule):
         for layer in LAYERS:
             new[layer] = lstm_cell(part(theta, layer), x, *state[layer])
             x = new[layer][0]
-        return shaped(flat(params) + self.scale * (x @ theta["out"]), params), new
+        move = self.scale * (x @ theta["out"])
+        if self.bound is not None:
+            move = self.bound * torch.tanh(move / self.bound)
+        return shaped(flat(params) + move, params), new
 
 
 class Moments(NamedTuple):

@@ -11,6 +11,7 @@ from learnopt.fewshot.l2l import L2L
 from learnopt.fewshot.l2l_report import Row, Setting, crossing, learned_row, rival_rows, shipped_rows
 from learnopt.fewshot.lstm_rule import LSTMRule
 from learnopt.fewshot.optimizees import DigitsMLP, Problems, Quadratics
+from learnopt.fewshot.scaling import RandomScaling
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,11 @@ class Plan:
 
     Attributes:
         train: problems that it learns on, and is judged on first.
+        spread: of `RandomScaling` of these problems while it learns.
         transfer: others that it is judged on, by what differs.
         fit: arguments of `L2L.fit`, at a scale of 1.
         settings: of `L2L`.
-        inputs: of `LSTMRule`.
+        inputs, bound: of `LSTMRule`.
         marks: numbers of steps to report the loss after.
         judged, tuning: problems to be judged on, and to choose the rivals' rates on.
     """
@@ -35,7 +37,13 @@ class Plan:
     judged: int
     tuning: int
     inputs: str = "log"
+    bound: float | None = None
+    spread: float = 0.0
     transfer: dict[str, Problems] = field(default_factory=dict)
+
+    def lessons(self) -> Problems:
+        """The problems as it learns on them."""
+        return RandomScaling(self.train, self.spread) if self.spread else self.train
 
     def entry(self) -> dict[str, Any]:
         """As plain values, for records."""
@@ -48,8 +56,9 @@ PLANS: Final[dict[str, Plan]] = {
         Quadratics(), 80, 64, {"horizon": 200, "objective": "log-mean", "meta_lr": 5e-3}, (20, 50, 100, 200), 500, 200
     ),
     "digits": Plan(
-        DigitsMLP(), 280, 2, {"horizon": 80, "objective": "log-mean", "meta_lr": 5e-3}, (20, 30, 40, 50, 100), 8, 4,
-        "moments", {"40 units": DigitsMLP(hidden=40), "ReLU": DigitsMLP(activation="relu")},
+        DigitsMLP(), 120, 2, {"horizon": 80, "objective": "log-mean", "meta_lr": 1.5e-2}, (20, 30, 40, 50, 100), 8, 4,
+        "moments", bound=0.1, spread=3.0,
+        transfer={"40 units": DigitsMLP(hidden=40), "ReLU": DigitsMLP(activation="relu")},
     ),
 }  # fmt: skip
 """By name of the problem."""
@@ -58,7 +67,7 @@ PLANS: Final[dict[str, Plan]] = {
 def learned(name: str, seed: int, scale: float, out: Path, progress: bool = True) -> L2L:
     """The LSTM optimizer of one seed, from its checkpoint in a folder of `out` on if there is one."""
     plan = PLANS[name]
-    learner = L2L(LSTMRule(seed=seed, inputs=plan.inputs), plan.train, **plan.settings)
+    learner = L2L(LSTMRule(seed=seed, inputs=plan.inputs, bound=plan.bound), plan.lessons(), **plan.settings)
     steps = max(1, round(plan.meta_steps * scale))
     learner.fit(steps, meta_batch=plan.meta_batch, seed=seed, out=out / f"{name}-{seed}", progress=progress)
     return learner
