@@ -107,4 +107,4 @@ def tune_train_command(
     found = learn(lessons, optimizer, seed, steps)
     fields = {"name": out.stem, "tasks": len(lessons.names), "seed": seed, "steps": steps}
     knowledges.save(out, found, fields | origin())
-    console.print(f"wrote {out}")
+    console.print(f"wrote {out}", soft_wrap=True, highlight=False)

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +200,17 @@ def test_files_are_written(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"optimizer": "lion"}, "unknown optimizer 'lion'; choose from: adamw, sgd"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"budget": -1}, "budget must be at least 0"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"steps": 40.5}, "steps must be a whole number of at least 1, got 40.5"),
+        ({"budget": -1}, "budget must be a whole number of at least 0, got -1"),
+        ({"loss": 3}, "loss must be a function of .model, batch., got int"),
+        ({"knowledge": "mine"}, "knowledge must be what tuner.knowledge.load returns, got str"),
+        ({"knowledge": replace(load("adamw"), optimizer="sgd")}, "is about 'sgd', the optimizer is 'adamw'"),
+        ({"val_data": 7}, "val_data must be .X, y., or batches, such as a DataLoader; got int"),
+        ({"train_data": (np.zeros((50, 6)), np.zeros(5))}, "X has 50 rows and y 5"),
+        ({"batch_size": 16.5}, "batch_size must be a whole number of at least 1, got 16.5"),
         ({"seconds": 0}, "seconds must be above 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"train_data": 7}, "train_data must be"),
         ({"train_data": []}, "yields no batch"),
         ({"train_data": (np.full((50, 6), np.nan), np.zeros(50))}, "X holds values that are not finite"),

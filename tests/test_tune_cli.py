@@ -149,6 +149,8 @@ REFUSED: dict[str, tuple[str | bytes, list[str], str]] = {
     "bad task": (with_column(), ["--task", "ranking"], "task must be one of auto, classification, regression"),
     "bad header": (with_column(), ["--header", "maybe"], "header must be one of auto, yes, no"),
     "bad optimizer": (with_column(), ["--optimizer", "lion"], "unknown optimizer 'lion'"),
+    "nothing shipped": (with_column(), ["--optimizer", "sgd"], "no knowledge about 'sgd' ships; choose from: adamw"),
+    "no knowledge": (with_column(), ["--knowledge", "mine"], "no knowledge about 'mine' ships; choose from: adamw"),
     "bad layers": (with_column(), ["--hidden", "64,wide"], "--hidden takes layer sizes"),
     "nothing to predict with": (with_column(), ["--predict", "x.csv", "--no-train"], "--predict needs the trained"),
     "rows to predict lack": (with_column(), ["--predict", "OTHER"], "no column 'width', which"),
