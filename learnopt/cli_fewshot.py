@@ -94,10 +94,10 @@ def ratings_command(
 
 
 def _ways(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise ValueError(f"--ways takes whole numbers with commas between, got {text!r}") from None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 1 for word in words):
+        raise ValueError(f"--ways takes whole numbers of 2 or more with commas between, got {text!r}")
+    return tuple(dict.fromkeys(map(int, words)))
 
 
 def select(entries: Sequence[Entry], learners: str) -> list[Entry]:
@@ -133,7 +133,7 @@ def run(experiment: Experiment, json: Path | None) -> None:
     Console().print(table(experiment, found))
     for row in verified:
         Console().print(f"{row['entry']}, {row['test']}: verifies {row['accuracy']:.1%} rightly, AUC {row['auc']:.3f}")
-    console.print(f"wrote {record}, {picture}")
+    console.print(f"wrote {record}, {picture}", soft_wrap=True, highlight=False)
 
 
 PROBLEMS: dict[str, Callable[..., None]] = {

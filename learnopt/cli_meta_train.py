@@ -66,7 +66,7 @@ def meta_train(
     rows = read_log(out)
     curve = draw_curve(rows, out, ESTIMATORS[settings.estimator].measure)
     Console().print(table(rows))
-    console.print(f"wrote {out / export.WEIGHTS}, {curve}")
+    console.print(f"wrote {out / export.WEIGHTS}, {curve}", soft_wrap=True, highlight=False)
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def _pool(source: TaskSource, workers: int, out: Path, device: str) -> Iterator[
 
 def _say(pool: Pool, console: Console, text: str) -> None:
     if pool.leads:
-        console.print(text)
+        console.print(text, soft_wrap=True, highlight=False)
 
 
 def _settings(config: Path | None, overrides: list[str]) -> MetaTrainConfig:

@@ -65,7 +65,7 @@ def stop_train_command(
     }  # fmt: skip
     export.with_stop_head(loaded, out, head, found)
     Console().print(_table([outcome(head, fresh, t) for t in THRESHOLDS], chosen))
-    console.print(f"wrote {out}")
+    console.print(f"wrote {out}", soft_wrap=True, highlight=False)
 
 
 def _gather(futures: list[Future[Recording]], what: str, console: Console) -> list[Recording]:

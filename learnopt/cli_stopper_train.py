@@ -70,7 +70,7 @@ def stopper_train_command(
     drawn = picture.draw(out.with_suffix(".png"), stops, prunes, pruning)
     session.close()
     Console().print(*map(_stopping_table, stops), _pruning_table(prunes, pruning))
-    console.print(f"wrote {out} and {drawn}", soft_wrap=True)
+    console.print(f"wrote {out} and {drawn}", soft_wrap=True, highlight=False)
 
 
 def _outcomes(
