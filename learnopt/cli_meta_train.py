@@ -55,11 +55,7 @@ def meta_train(
         try:
             _run(trainer, console)
         except KeyboardInterrupt:
-            _say(
-                pool,
-                console,
-                f"interrupted and saved at meta-step {trainer.state.meta_step}; run the same command to go on",
-            )
+            _say(pool, console, f"interrupted and saved at meta-step {trainer.saved}; run the same command to go on")
             raise typer.Exit(130) from None
         if not pool.leads:
             return

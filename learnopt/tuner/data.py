@@ -99,7 +99,7 @@ def _is_arrays(data: Any) -> bool:
     rows = [np.shape(part)[0] for part in data]
     if isinstance(data, tuple) and rows[0] != rows[1]:  # a list may hold two batches
         raise ValueError(f"X has {rows[0]} rows and y {rows[1]}")
-    return rows[0] == rows[1]
+    return bool(rows[0] == rows[1])
 
 
 def _tensor(values: Any, what: str) -> Tensor:
