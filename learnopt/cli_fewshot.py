@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from learnopt.atomic import write_bytes
 from learnopt.cli_bandit import bandit_command
@@ -146,6 +147,16 @@ PROBLEMS: dict[str, Callable[..., None]] = {
 }
 """Commands by name: a problem is one function and one line here."""
 
-fewshot_app = typer.Typer(help="Meta-learners on few-shot problems.", no_args_is_help=True)
+
+class _Problems(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:  # a fit speaks of its own call and folder
+            where = str(stop).partition(";")[0] or "interrupted"
+            raise KeyboardInterrupt(f"{where}; the same command goes on from there") from None
+
+
+fewshot_app = typer.Typer(cls=_Problems, help="Meta-learners on few-shot problems.", no_args_is_help=True)
 for _name, _command in PROBLEMS.items():
     fewshot_app.command(_name)(_command)

@@ -15,6 +15,7 @@ from PIL import Image
 from learnopt import cli_fewshot
 from learnopt.cli import run
 from learnopt.cli_fewshot import PROBLEMS
+from learnopt.fewshot.experiment import Experiment
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "fewshot"
 
@@ -143,6 +144,20 @@ def test_bad_input_is_one_line(
 def test_an_unknown_problem_is_told_the_problems(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["fewshot", "sinus"]) == 2
     assert f"choose from: {', '.join(PROBLEMS)}" in capsys.readouterr().err
+
+
+def test_an_interrupt_speaks_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: Experiment) -> None:
+        raise KeyboardInterrupt(
+            "interrupted at meta-step 3 of 9; the same call with out='checkpoints' goes on from here"
+        )
+
+    monkeypatch.setattr(Experiment, "run", interrupted)
+    assert run(["fewshot", "sinusoid", "--out", str(tmp_path)]) == 130
+    said = "learnopt: interrupted at meta-step 3 of 9; the same command goes on from there\n"
+    assert capsys.readouterr().err == said
 
 
 def test_every_problem_has_help(capsys: pytest.CaptureFixture[str]) -> None:
