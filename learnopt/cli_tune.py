@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, track
 
-from learnopt.atomic import check_folder, write_bytes
+from learnopt.atomic import check_artifact, check_folder, write_bytes
 from learnopt.batched_optimizers import RECIPES
 from learnopt.corpus import Corpus
 from learnopt.provenance import origin
@@ -108,8 +108,7 @@ def tune_train_command(
     """Learn the tuner's networks and its portfolio from recorded runs."""
     if optimizer not in RECIPES:
         raise ValueError(f"unknown optimizer {optimizer!r}; choose from: {', '.join(RECIPES)}")
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--out must end in .safetensors, got {str(out)!r}")
+    check_artifact(out)
     if steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}")
     torch.set_num_threads(1)
