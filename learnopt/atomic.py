@@ -18,6 +18,19 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"cannot write to {str(folder)!r}: {str(there)!r} is no folder that can be written to")
 
 
+def check_artifact(out: Path) -> None:
+    """Refuse an artifact's `--out` of another ending or in no folder, before hours of work that end in it.
+
+    Raises:
+        ValueError: one line that names it.
+    """
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out must end in .safetensors, got {str(out)!r}")
+    if out.is_dir():
+        raise ValueError(f"--out must be a file, got the folder {str(out)!r}")
+    check_folder(out.parent)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Put `data` into `path` at once: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -53,4 +53,4 @@ def bandit_command(
         half = "" if row.get("half") is None else f" ± {row['half']:.3f}"
         table.add_row(row["policy"], f"{row['mean']:.3f}{half}", f"{row.get('cpu_minutes', 0):.1f}")
     Console().print(table)
-    Console(stderr=True).print(f"wrote {record}, {picture}")
+    Console(stderr=True).print(f"wrote {record}, {picture}", soft_wrap=True, highlight=False)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from learnopt.atomic import write_bytes
 from learnopt.cli_bandit import bandit_command
@@ -94,10 +95,10 @@ def ratings_command(
 
 
 def _ways(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise ValueError(f"--ways takes whole numbers with commas between, got {text!r}") from None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 1 for word in words):
+        raise ValueError(f"--ways takes whole numbers of 2 or more with commas between, got {text!r}")
+    return tuple(dict.fromkeys(map(int, words)))
 
 
 def select(entries: Sequence[Entry], learners: str) -> list[Entry]:
@@ -133,7 +134,7 @@ def run(experiment: Experiment, json: Path | None) -> None:
     Console().print(table(experiment, found))
     for row in verified:
         Console().print(f"{row['entry']}, {row['test']}: verifies {row['accuracy']:.1%} rightly, AUC {row['auc']:.3f}")
-    console.print(f"wrote {record}, {picture}")
+    console.print(f"wrote {record}, {picture}", soft_wrap=True, highlight=False)
 
 
 PROBLEMS: dict[str, Callable[..., None]] = {
@@ -146,6 +147,16 @@ PROBLEMS: dict[str, Callable[..., None]] = {
 }
 """Commands by name: a problem is one function and one line here."""
 
-fewshot_app = typer.Typer(help="Meta-learners on few-shot problems.", no_args_is_help=True)
+
+class _Problems(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:  # a fit speaks of its own call and folder
+            where = str(stop).partition(";")[0] or "interrupted"
+            raise KeyboardInterrupt(f"{where}; the same command goes on from there") from None
+
+
+fewshot_app = typer.Typer(cls=_Problems, help="Meta-learners on few-shot problems.", no_args_is_help=True)
 for _name, _command in PROBLEMS.items():
     fewshot_app.command(_name)(_command)

@@ -46,7 +46,7 @@ def l2l_command(
         )  # fmt: skip
     for title, rows in found.items():
         Console().print(_table(title, rows, seeds))
-    console.print(f"wrote {record}, {picture}")
+    console.print(f"wrote {record}, {picture}", soft_wrap=True, highlight=False)
 
 
 def _table(title: str, rows: list[Row], seeds: int) -> Table:

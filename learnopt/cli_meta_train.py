@@ -55,18 +55,14 @@ def meta_train(
         try:
             _run(trainer, console)
         except KeyboardInterrupt:
-            _say(
-                pool,
-                console,
-                f"interrupted and saved at meta-step {trainer.state.meta_step}; run the same command to go on",
-            )
+            _say(pool, console, f"interrupted and saved at meta-step {trainer.saved}; run the same command to go on")
             raise typer.Exit(130) from None
         if not pool.leads:
             return
     rows = read_log(out)
     curve = draw_curve(rows, out, ESTIMATORS[settings.estimator].measure)
     Console().print(table(rows))
-    console.print(f"wrote {out / export.WEIGHTS}, {curve}")
+    console.print(f"wrote {out / export.WEIGHTS}, {curve}", soft_wrap=True, highlight=False)
 
 
 @contextmanager
@@ -85,7 +81,7 @@ def _pool(source: TaskSource, workers: int, out: Path, device: str) -> Iterator[
 
 def _say(pool: Pool, console: Console, text: str) -> None:
     if pool.leads:
-        console.print(text)
+        console.print(text, soft_wrap=True, highlight=False)
 
 
 def _settings(config: Path | None, overrides: list[str]) -> MetaTrainConfig:

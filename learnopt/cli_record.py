@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +51,7 @@ def record_command(
     if count < 1 or first < 0:
         raise ValueError(f"--count must be at least 1 and --first at least 0, got {count} and {first}")
     own, of = _share(share)
+    makers = list(_tasks(tasks, first, count))[own - 1 :: of]
     corpus = Corpus(out)
     settings: dict[str, object] = {"seeds": seeds, "most_steps": most_steps, "rates": rates, "decays": decays}
     usual = RecordPlan()
@@ -57,7 +59,6 @@ def record_command(
         if getattr(plan, name) != getattr(usual, name):
             settings |= {name: getattr(plan, name)}
     corpus.agree(settings)
-    makers = list(_tasks(tasks, first, count))[own - 1 :: of]
     console = Console(stderr=True)
     left_out: dict[str, str] = {}
     with Progress(
@@ -80,13 +81,13 @@ def record_command(
 
 
 def _record_one(corpus: Corpus, task: Task, optimizer: str, plan: RecordPlan, left_out: dict[str, str]) -> None:
-    if corpus.has(task.name, optimizer):
+    if corpus.has(task.name, optimizer, plan.most_seconds):
         return
     try:
         corpus.put(task.name, optimizer, record(task, optimizer, plan))
     except (TooSlow, NoMetric, RuntimeError) as error:  # torch: what vmap cannot take
         reason = str(error).strip().splitlines()[0]
-        corpus.skip(task.name, optimizer, reason)
+        corpus.skip(task.name, optimizer, reason, plan.most_seconds if isinstance(error, TooSlow) else 0.0)
         left_out[f"{task.name} with {optimizer}"] = reason
 
 
@@ -121,20 +122,9 @@ class _Sampled:
         return task
 
 
-class _Named:
-    """The task called `name`."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self) -> Task:
-        from learnopt.tasks import get_task
-
-        task: Task = get_task(self.name)
-        return task
-
-
-def _tasks(text: str, first: int, count: int) -> Iterator[_Sampled | _Named]:
+def _tasks(text: str, first: int, count: int) -> Iterator[Callable[[], Task]]:
+    """Makers of the tasks; what is named is made at once, so that wrong names are refused before any recording."""
+    from learnopt.tasks import get_task
     from learnopt.tasks.held_out import held_out_makers
     from learnopt.tasks.meta_valid import META_VALID
 
@@ -142,6 +132,21 @@ def _tasks(text: str, first: int, count: int) -> Iterator[_Sampled | _Named]:
     if text == "sampled":
         yield from map(_Sampled, range(first, first + count))
         return
-    suites: dict[str, Callable[[], Iterable[str]]] = {"held_out": held_out_makers, "meta_valid": lambda: META_VALID}
+    suites: dict[str, Callable[[], dict[str, Callable[[], Task]]]] = {
+        "held_out": held_out_makers,
+        "meta_valid": lambda: META_VALID,
+    }
+    named: set[str] = set()
     for word in _words(text):
-        yield from map(_Named, suites[word]() if word in suites else [word])
+        if word in suites:
+            yield from suites[word]().values()
+            continue
+        task: Task = get_task(word)
+        if task.name in named:
+            raise ValueError(f"task {task.name!r} is given more than once")
+        named.add(task.name)
+        yield partial(_same, task)
+
+
+def _same(task: Task) -> Task:
+    return task

@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from learnopt import artifact, devices, export
+from learnopt.atomic import check_artifact
 from learnopt.episodes import draw
 from learnopt.meta_config import parse_config
 from learnopt.provenance import typed
@@ -38,8 +39,7 @@ def stop_train_command(
     for name, value in (("--episodes", episodes), ("--seed", seed + 1), ("--workers", workers + 1)):
         if value < 1:
             raise ValueError(f"{name} is too small: {value if name == '--episodes' else value - 1}")
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--out must end in .safetensors, got {str(out)!r}")
+    check_artifact(out)
     place = devices.choose(device)
     loaded = artifact.load(weights)
     settings: dict[str, object] = {
@@ -65,7 +65,7 @@ def stop_train_command(
     }  # fmt: skip
     export.with_stop_head(loaded, out, head, found)
     Console().print(_table([outcome(head, fresh, t) for t in THRESHOLDS], chosen))
-    console.print(f"wrote {out}")
+    console.print(f"wrote {out}", soft_wrap=True, highlight=False)
 
 
 def _gather(futures: list[Future[Recording]], what: str, console: Console) -> list[Recording]:

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from learnopt.atomic import check_artifact
 from learnopt.provenance import origin
 from learnopt.stopping import calibrate, curve_features, peer_features, peer_train, picture, policy, train, weights
 from learnopt.stopping import curves as recorded_curves
@@ -46,8 +47,7 @@ def stopper_train_command(
         raise ValueError(f"--iterations must be at least 2 and --seed at least 0, got {iterations} and {seed}")
     if not 0 < aside < 1:
         raise ValueError(f"--aside must be between 0 and 1, got {aside}")
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--out must end in .safetensors, got {str(out)!r}")
+    check_artifact(out)
     torch.set_num_threads(1)
     console = Console(stderr=True)
     everything = recorded_curves.read(*corpora)
@@ -70,7 +70,7 @@ def stopper_train_command(
     drawn = picture.draw(out.with_suffix(".png"), stops, prunes, pruning)
     session.close()
     Console().print(*map(_stopping_table, stops), _pruning_table(prunes, pruning))
-    console.print(f"wrote {out} and {drawn}", soft_wrap=True)
+    console.print(f"wrote {out} and {drawn}", soft_wrap=True, highlight=False)
 
 
 def _outcomes(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 
-from learnopt.atomic import check_folder, write_bytes
+from learnopt.atomic import check_artifact, check_folder, write_bytes
 from learnopt.batched_optimizers import RECIPES
 from learnopt.corpus import Corpus
 from learnopt.provenance import origin
@@ -21,7 +21,8 @@ from learnopt.table_file import HEADERS
 from learnopt.tuner import knowledge as knowledges
 from learnopt.tuner.learn import STEPS, learn
 from learnopt.tuner.lessons import gather
-from learnopt.tuner.table_tuning import Fitted, fit, prepare, tune_table
+from learnopt.tuner.result import TuneResult
+from learnopt.tuner.table_tuning import Fitted, Table, fit, prepare, tune_table
 
 
 def tune_command(
@@ -57,18 +58,32 @@ def tune_command(
     result = tune_table(table, sizes, optimizer, steps, budget, seconds, batch_size, seed, known)
     console.print(str(result), soft_wrap=True, highlight=False)
     console.print(result.reason, soft_wrap=True, highlight=False)
-    fitted = fit(table, sizes, result, seed) if train else None
-    entry = result.entry() | table.entry() | {"hidden": list(sizes)} | (fitted.entry() if fitted else {})
-    target_file = out / "tuning.json"
-    write_bytes(target_file, (json.dumps(entry, indent=1) + "\n").encode())
-    written = [target_file, result.plot(out / "tuning.png")]
-    if fitted:
+    entry = result.entry() | table.entry() | {"hidden": list(sizes)}
+    written = [_write(out, entry), result.plot(out / "tuning.png")]
+    if train:
+        fitted = _trained(table, sizes, result, seed, written[0])
+        _write(out, entry | fitted.entry())
         console.print(_judged(fitted), highlight=False)
         written.append(fitted.save(out / "model.safetensors"))
         if predict:
             written.append(fitted.predict_to(table.rows_of(predict, header), out / "predictions.csv"))
     for path in written:
         console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+
+
+def _write(out: Path, entry: dict[str, Any]) -> Path:
+    path = out / "tuning.json"
+    write_bytes(path, (json.dumps(entry, indent=1) + "\n").encode())
+    return path
+
+
+def _trained(table: Table, sizes: tuple[int, ...], result: TuneResult, seed: int, found: Path) -> Fitted:
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("training", total=result.steps)
+            return fit(table, sizes, result, seed, lambda step: bar.update(task, completed=step))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted while training; the recommendation is in {found}") from None
 
 
 def _judged(fitted: Fitted) -> str:
@@ -93,8 +108,7 @@ def tune_train_command(
     """Learn what the tuner knows from recorded runs: its forests, its list, the networks of diagnose."""
     if optimizer not in RECIPES:
         raise ValueError(f"unknown optimizer {optimizer!r}; choose from: {', '.join(RECIPES)}")
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--out must end in .safetensors, got {str(out)!r}")
+    check_artifact(out)
     if steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}")
     torch.set_num_threads(1)
@@ -107,4 +121,4 @@ def tune_train_command(
     found = learn(lessons, optimizer, seed, steps)
     fields = {"name": out.stem, "tasks": len(lessons.names), "seed": seed, "steps": steps}
     knowledges.save(out, found, fields | origin())
-    console.print(f"wrote {out}")
+    console.print(f"wrote {out}", soft_wrap=True, highlight=False)

@@ -34,10 +34,20 @@ class Corpus:
     def _name(self, task: str, optimizer: str) -> str:
         return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{task}--{optimizer}")
 
-    def has(self, task: str, optimizer: str) -> bool:
-        """Whether these runs are recorded, or were left out for good."""
+    def has(self, task: str, optimizer: str, most_seconds: float = 0.0) -> bool:
+        """Whether these runs are recorded, or were left out: for good, or as too slow where no more time was allowed.
+
+        Args:
+            most_seconds: allowed now; 0: no limit.
+        """
         name = self._name(task, optimizer)
-        return any((self.folder / kind).exists() for kind in (f"runs/{name}.parquet", f"skipped/{name}.json"))
+        if (self.folder / f"runs/{name}.parquet").exists():
+            return True
+        note = self.folder / f"skipped/{name}.json"
+        if not note.exists():
+            return False
+        allowed = json.loads(note.read_text(encoding="utf-8")).get("allowed", 0)
+        return not allowed or 0 < most_seconds <= allowed
 
     def put(self, task: str, optimizer: str, runs: pd.DataFrame) -> None:
         """Store the runs of one task and optimizer: a reader sees all of them or none."""
@@ -45,9 +55,13 @@ class Corpus:
         runs.to_parquet(buffer, index=False)
         write_bytes(self.folder / "runs" / f"{self._name(task, optimizer)}.parquet", buffer.getvalue())
 
-    def skip(self, task: str, optimizer: str, reason: str) -> None:
-        """Note that these runs were not recorded, so that they are not tried again."""
-        text = json.dumps({"task": task, "optimizer": optimizer, "reason": reason}) + "\n"
+    def skip(self, task: str, optimizer: str, reason: str, allowed: float = 0.0) -> None:
+        """Note that these runs were not recorded, so that they are not tried again.
+
+        Args:
+            allowed: seconds that were too few; 0: it is for good.
+        """
+        text = json.dumps({"task": task, "optimizer": optimizer, "reason": reason, "allowed": allowed}) + "\n"
         write_bytes(self.folder / "skipped" / f"{self._name(task, optimizer)}.json", text.encode())
 
     def agree(self, settings: dict[str, object]) -> None:

@@ -16,6 +16,7 @@ from learnopt import artifact, meta_network
 from learnopt.checkpoint import Checkpoint, MetaLog, load_checkpoint, save_checkpoint
 from learnopt.episodes import EpisodeSpec, TaskSource, draw
 from learnopt.estimators import ESTIMATORS, Estimate, Estimator
+from learnopt.interrupt import deferred
 from learnopt.meta_config import MetaTrainConfig
 from learnopt.task import seed_of
 from learnopt.workers import Pool
@@ -43,6 +44,9 @@ class MetaTrainer:
     Args:
         source: where tasks come from.
         out: folder of the checkpoint and the log.
+
+    Attributes:
+        saved: meta-step of the checkpoint on disk; 0 before there is one.
     """
 
     config: MetaTrainConfig
@@ -52,11 +56,13 @@ class MetaTrainer:
     listener: Listener = lambda row: None
     on_save: Callable[[Checkpoint], None] = lambda state: None
     state: Checkpoint = field(init=False)
+    saved: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.estimator = make_estimator(self.config)
         saved = self.pool.agree(load_checkpoint(self.out, self.config) if self.pool.leads else None)
         self.state = saved or Checkpoint.fresh(self._start(), self.config)
+        self.saved = self.state.meta_step
         self.log = MetaLog(self.out, self.state.meta_step)
 
     def _start(self) -> Tensor:
@@ -77,7 +83,8 @@ class MetaTrainer:
             self.save()
         except BaseException:
             if all(c is None or "runs" in c for c in self.state.carries):  # all that a checkpoint needs is here
-                self._write()
+                with deferred():  # Ctrl-C pressed twice must not lose what the first one saves
+                    self._write()
             raise
         return self.state
 
@@ -92,6 +99,7 @@ class MetaTrainer:
             return
         self.log.flush()
         save_checkpoint(self.out, self.state, self.config)
+        self.saved = self.state.meta_step
         self.on_save(self.state)
 
     def step(self) -> dict[str, Any]:

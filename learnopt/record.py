@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ class RecordPlan:
         for name in ("seeds", "most_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.most_seconds < math.inf:
+            raise ValueError(f"most_seconds must be a finite number of at least 0, got {self.most_seconds}")
         if self.decays < 0:
             raise ValueError(f"decays must be at least 0, got {self.decays}")
         if self.rates < 0 or self.rates == 1:

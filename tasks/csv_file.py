@@ -42,8 +42,9 @@ def csv_task(name: str) -> Task:
     features = FeatureEncoder(inputs.iloc[:train_rows], location).encode(inputs)
     target, outputs = wanted.encode(frame[column]), wanted.outputs
     objective = cross_entropy if target.dtype == torch.int64 else squared_error
+    called = "-".join([Path(location).stem, *([column] if query else [])])  # two targets of a file are two tasks
     return given_split(
-        "csv-" + re.sub(r"[^A-Za-z0-9_-]+", "-", Path(location).stem),
+        "csv-" + re.sub(r"[^A-Za-z0-9_-]+", "-", called),
         "mlp",
         CSV_PREFIX + Path(location).name,
         (features[:train_rows], target[:train_rows]),

@@ -27,6 +27,9 @@ BAD: list[tuple[list[str], str]] = [
     (["stop-train", "default", "--out", "x.safetensors", "--device", "meta"], "device 'meta' is not supported"),
     (["stop-train", "v99", "--out", "x.safetensors"], "unknown weights 'v99'"),
     (["stop-train", "default", "--out", "x.bin"], "must end in .safetensors, got 'x.bin'"),
+    (["stop-train", "default", "--out", f"{__file__}/x.safetensors"], "is no folder that can be written to"),
+    (["stopper-train", "none", "--out", f"{__file__}/x.safetensors"], "is no folder that can be written to"),
+    (["tune-train", "none", "--out", f"{__file__}/x.safetensors"], "is no folder that can be written to"),
     (["stop-train", "default", "--out", "x.safetensors", "--episodes", "0"], "--episodes is too small: 0"),
 ]
 

@@ -15,6 +15,7 @@ from PIL import Image
 from learnopt import cli_fewshot
 from learnopt.cli import run
 from learnopt.cli_fewshot import PROBLEMS
+from learnopt.fewshot.experiment import Experiment
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "fewshot"
 
@@ -117,6 +118,8 @@ def test_glyphs_are_drawn_and_compared(tmp_path: Path, monkeypatch: pytest.Monke
         (["sinusoid", "--seeds", "0"], "--seeds must be 1 or more, got 0"),
         (["sinusoid", "--tasks", "0"], "--tasks must be 1 or more, got 0"),
         (["sinusoid", "--scale", "0"], "--scale must be above 0, got 0"),
+        (["glyphs", "--ways", "1"], "--ways takes whole numbers of 2 or more with commas between, got '1'"),
+        (["glyphs", "--ways", "5,many"], "--ways takes whole numbers of 2 or more with commas between, got '5,many'"),
         (["omniglot", "no.zip", "no.zip"], "'no.zip' is neither a folder nor a zip archive"),
         (["bandit", "--arms", "1"], "at least 2 arms, got 1"),
         (["bandit", "--pulls", "0"], "pulls must be a whole number of 1 or more, got 0"),
@@ -143,9 +146,18 @@ def test_an_unknown_problem_is_told_the_problems(capsys: pytest.CaptureFixture[s
     assert f"choose from: {', '.join(PROBLEMS)}" in capsys.readouterr().err
 
 
-def test_glyphs_ways_must_be_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["fewshot", "glyphs", "--ways", "five"]) == 2
-    assert "--ways takes whole numbers with commas between, got 'five'" in capsys.readouterr().err
+def test_an_interrupt_speaks_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: Experiment) -> None:
+        raise KeyboardInterrupt(
+            "interrupted at meta-step 3 of 9; the same call with out='checkpoints' goes on from here"
+        )
+
+    monkeypatch.setattr(Experiment, "run", interrupted)
+    assert run(["fewshot", "sinusoid", "--out", str(tmp_path)]) == 130
+    said = "learnopt: interrupted at meta-step 3 of 9; the same command goes on from there\n"
+    assert capsys.readouterr().err == said
 
 
 def test_every_problem_has_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,7 +107,7 @@ def test_a_result_comes_first() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         proposals(count=0)
-    with pytest.raises(ValueError, match="unknown optimizer 'lion'"):
+    with pytest.raises(ValueError, match="no knowledge about 'lion' ships; choose from: adamw"):
         LearnedSampler(optimizer="lion")
 
 

@@ -16,7 +16,7 @@ from meta_train_toy import config
 from toy import ToySource
 
 from learnopt import artifact, canvas, export, features, meta_network, workers
-from learnopt.checkpoint import FILE, load_checkpoint, read_log
+from learnopt.checkpoint import FILE, load_checkpoint, read_log, save_checkpoint
 from learnopt.episodes import draw
 from learnopt.estimators import ESTIMATORS
 from learnopt.kernels import in_place
@@ -86,6 +86,25 @@ def test_interrupt_saves_and_ends_at_once(tmp_path: Path) -> None:
     saved = load_checkpoint(tmp_path, config("es", 100000))
     assert saved is not None
     assert saved.meta_step >= seen[-1] == 3
+
+
+def test_a_second_interrupt_waits_until_the_first_has_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def impatient(*what: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        save_checkpoint(*what)
+
+    def first(row: dict[str, Any]) -> None:
+        monkeypatch.setattr("learnopt.meta_train.save_checkpoint", impatient)
+        signal.raise_signal(signal.SIGINT)
+
+    settings = config("nodes", 3).model_copy(update={"checkpoint_minutes": 60})
+    with Pool(ToySource(), 1) as pool:
+        trainer = MetaTrainer(settings, ToySource(), tmp_path, pool, listener=first)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run()
+    saved = load_checkpoint(tmp_path, settings)
+    assert saved is not None
+    assert trainer.saved == saved.meta_step == 1
 
 
 def test_stop_head_recordings_come_from_the_pool() -> None:

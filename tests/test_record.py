@@ -153,6 +153,8 @@ def test_record_command_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.
         (["--fractions", "half"], "--fractions takes numbers with commas between, got 'half'"),
         (["--schedules", "constant", "--fractions", "1,0.5"], "fractions below 1 are of cosine schedules"),
         (["--tasks", "nothing"], "unknown task 'nothing'"),
+        (["--tasks", "iris-linear,iris-linear"], "task 'iris-linear' is given more than once"),
+        (["--most-seconds", "-1"], "most_seconds must be a finite number of at least 0, got -1"),
     ],
 )
 def test_record_command_refuses(
@@ -160,6 +162,19 @@ def test_record_command_refuses(
 ) -> None:
     assert cli.run(["record", str(tmp_path / "c"), *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "c").exists()
+
+
+def test_what_was_too_slow_is_tried_again_where_more_time_is_allowed(tmp_path: Path) -> None:
+    words = ["record", str(tmp_path), "--tasks", "iris-linear", "--optimizers", "adamw", "--seeds", "1", "--rates", "2",
+             "--decays", "1", "--most-steps", "8", "--most-seconds"]  # fmt: skip
+    assert cli.run([*words, "1e-9"]) == 0
+    corpus = Corpus(tmp_path)
+    assert corpus.has("iris-linear", "adamw", 1e-9)
+    assert not corpus.has("iris-linear", "adamw", 1e-3)
+    assert corpus.paths() == []
+    assert cli.run([*words, "0"]) == 0
+    assert len(corpus.paths()) == 1
 
 
 def test_what_is_lacking_is_said_before_anything_is_recorded(

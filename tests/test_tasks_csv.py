@@ -53,6 +53,15 @@ def test_headers_are_told_from_rows(tmp_path: Path, first: str) -> None:
     assert len(frame) == (39 if names else 40)
 
 
+def test_targets_of_one_file_are_tasks_of_their_own(tmp_path: Path) -> None:
+    path = write(tmp_path, lines_of(200, header=True, delimiter=","))
+    first, last = read_frame(str(path)).columns[[0, -1]]
+    assert made(path).name == "csv-table"
+    assert [made(path, f"?target={c}").name for c in (first, last, "0")] == [
+        f"csv-table-{c}" for c in (first, last, first)
+    ]
+
+
 @pytest.mark.parametrize("header", [True, False])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_classification_of_mixed_columns(tmp_path: Path, header: bool, delimiter: str) -> None:

@@ -122,6 +122,19 @@ def test_what_is_left_out_is_said(tmp_path: Path, case: str, capsys: pytest.Capt
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_an_interrupted_training_leaves_the_recommendation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    frame().to_csv(tmp_path / "t.csv", index=False)
+    monkeypatch.setattr("learnopt.cli_tune.fit", interrupted)
+    assert run(tmp_path / "t.csv", "--out", tmp_path / "out") == 130
+    assert "interrupted while training; the recommendation is in" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "tuning.json").read_text())["lr"] > 0
+
+
 def test_infinite_features_count_as_missing(tmp_path: Path) -> None:
     data = frame()
     data.loc[::9, "height"] = np.inf
@@ -149,6 +162,8 @@ REFUSED: dict[str, tuple[str | bytes, list[str], str]] = {
     "bad task": (with_column(), ["--task", "ranking"], "task must be one of auto, classification, regression"),
     "bad header": (with_column(), ["--header", "maybe"], "header must be one of auto, yes, no"),
     "bad optimizer": (with_column(), ["--optimizer", "lion"], "unknown optimizer 'lion'"),
+    "nothing shipped": (with_column(), ["--optimizer", "sgd"], "no knowledge about 'sgd' ships; choose from: adamw"),
+    "no knowledge": (with_column(), ["--knowledge", "mine"], "no knowledge about 'mine' ships; choose from: adamw"),
     "bad layers": (with_column(), ["--hidden", "64,wide"], "--hidden takes layer sizes"),
     "nothing to predict with": (with_column(), ["--predict", "x.csv", "--no-train"], "--predict needs the trained"),
     "rows to predict lack": (with_column(), ["--predict", "OTHER"], "no column 'width', which"),

@@ -124,7 +124,7 @@ def test_knowledge_survives_the_disk_and_refuses_damage(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(ValueError, match="is damaged"):
         load(path)
-    with pytest.raises(ValueError, match=r"unknown optimizer 'lion'; choose from: adamw"):
+    with pytest.raises(ValueError, match=r"no knowledge about 'lion' ships; choose from: adamw"):
         load("lion")
     with pytest.raises(ValueError, match="cannot be read"):
         load(tmp_path / "none.safetensors")
@@ -152,3 +152,13 @@ def test_diagnose() -> None:
     assert scaled.factor == pytest.approx(small.factor)
     with pytest.raises(ValueError, match="at least 16 numbers, got 3"):
         diagnose([1.0, 2.0, 3.0])
+
+
+def test_diagnose_takes_losses_as_they_come() -> None:
+    kept = [torch.tensor(loss, requires_grad=True) for loss in curve(1e-4)]
+    assert diagnose(kept).factor == pytest.approx(diagnose(curve(1e-4)).factor)
+    for wrong in (["high"] * 20, torch.ones(20, 2)):
+        with pytest.raises(ValueError, match="a loss must be one number, got"):
+            diagnose(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the knowledge is about 'adamw', the optimizer is 'sgd'"):
+        diagnose(curve(1e-4), optimizer="sgd", knowledge=load("adamw"))

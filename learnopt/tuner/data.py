@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from learnopt.stopping.stopper import check_whole
 from learnopt.task import seed_of
 from learnopt.tuner.meta_features import rows_of
 
@@ -62,8 +63,10 @@ def source(train: Any, valid: Any, batch_size: int | None, seed: int) -> Source:
     Raises:
         ValueError: what is wrong with it.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if batch_size is not None:
+        check_whole(batch_size, "batch_size", 1)
+    if valid is not None and not isinstance(valid, Iterable):
+        raise ValueError(f"val_data must be (X, y), or batches, such as a DataLoader; got {type(valid).__name__}")
     if _is_arrays(train):
         return _of_arrays(train, valid, batch_size, seed)
     if not isinstance(train, Iterable) or isinstance(train, Iterator):
@@ -85,14 +88,18 @@ def source(train: Any, valid: Any, batch_size: int | None, seed: int) -> Source:
 
 
 def _is_arrays(data: Any) -> bool:
-    return (
+    if not (
         isinstance(data, tuple | list)
         and len(data) == 2
         and all(hasattr(part, "shape") or hasattr(part, "__array__") for part in data)
         and len(np.shape(data[1])) > 0
         and len(np.shape(data[0])) > 0
-        and np.shape(data[0])[0] == np.shape(data[1])[0]
-    )
+    ):
+        return False
+    rows = [np.shape(part)[0] for part in data]
+    if isinstance(data, tuple) and rows[0] != rows[1]:  # a list may hold two batches
+        raise ValueError(f"X has {rows[0]} rows and y {rows[1]}")
+    return bool(rows[0] == rows[1])
 
 
 def _tensor(values: Any, what: str) -> Tensor:
@@ -177,6 +184,6 @@ def usual_loss(source: Source) -> Loss:
             return functional.binary_cross_entropy_with_logits(output, y.reshape(output.shape).to(output.dtype))
         if int(y.max()) >= output.shape[1]:
             raise ValueError(f"y holds class {int(y.max())} and the model has outputs for 0 to {output.shape[1] - 1}")
-        return functional.cross_entropy(output, y.flatten(1)[:, 0] if y.shape == (len(output), 1) else y)
+        return functional.cross_entropy(output, (y.flatten(1)[:, 0] if y.shape == (len(output), 1) else y).long())
 
     return loss

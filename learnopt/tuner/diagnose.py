@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from learnopt.stopping.stopper import as_number
 from learnopt.tuner import diagnosis_network
-from learnopt.tuner.knowledge import Knowledge, load
+from learnopt.tuner.knowledge import Knowledge, checked, load
 
 NEAR = 0.35
 """Decades from the best rate that count as about right."""
@@ -46,18 +47,19 @@ def diagnose(losses: Sequence[float], *, optimizer: str = "adamw", knowledge: Kn
     Args:
         losses: training losses from the first step on, one per step or mean per stretch of steps; of any scale.
         optimizer: whose runs to compare with; "adamw" ships.
+        knowledge: learned from a corpus of one's own (`tuner.knowledge.load`); None: what ships.
 
     Raises:
-        ValueError: fewer than 16 losses.
+        ValueError: fewer than 16 losses, or some that are no numbers; an optimizer that nothing is known about.
     """
-    values = torch.as_tensor(list(losses), dtype=torch.float64)
-    if values.dim() != 1 or len(values) < diagnosis_network.POINTS:
+    values = torch.tensor([as_number(loss, "a loss") for loss in losses], dtype=torch.float64)
+    if len(values) < diagnosis_network.POINTS:
         raise ValueError(f"losses must be at least {diagnosis_network.POINTS} numbers, got {len(values)}")
     if not torch.isfinite(values[0]):
         return Diagnosis("cannot decide", 1.0, 1.0, 1.0, "the first loss is not finite already: look at the data")
     if torch.isfinite(values).all() and values.max() == values.min():
         return Diagnosis("cannot decide", 1.0, 1.0, 1.0, "the losses never change: is anything being trained?")
-    known = load(optimizer) if knowledge is None else knowledge
+    known = load(optimizer) if knowledge is None else checked(knowledge, optimizer)
     seen = diagnosis_network.inputs(values[None].float())
     with torch.no_grad():
         guesses = torch.cat([diagnosis_network.forward(w, seen) for w in known.diagnosis])

@@ -115,9 +115,23 @@ def load(name: str | os.PathLike[str]) -> Knowledge:
     path = shipped if isinstance(name, str) and name in names() else Path(name)
     if path.suffix != ".safetensors":
         raise ArtifactError(
-            f"unknown optimizer {str(name)!r}; choose from: {', '.join(names())}, or a .safetensors file"
+            f"no knowledge about {str(name)!r} ships; choose from: {', '.join(names())}, or a .safetensors file of "
+            "`learnopt tune-train`"
         )
     return _load(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+def checked(knowledge: Knowledge, optimizer: str) -> Knowledge:
+    """Knowledge that a user has given, about an optimizer.
+
+    Raises:
+        ValueError: it is none, or about another optimizer, whose rates are others.
+    """
+    if not isinstance(knowledge, Knowledge):
+        raise ValueError(f"knowledge must be what tuner.knowledge.load returns, got {type(knowledge).__name__}")
+    if knowledge.optimizer != optimizer:
+        raise ValueError(f"the knowledge is about {knowledge.optimizer!r}, the optimizer is {optimizer!r}")
+    return knowledge
 
 
 @lru_cache(maxsize=8)

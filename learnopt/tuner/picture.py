@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from typing import Any
 
-from learnopt.atomic import write_bytes
+from learnopt import canvas
+
+WIDE = 5.0
+"""Losses are shown on a logarithmic axis where the largest is more than so many times the least."""
 
 
 def draw(entry: dict[str, Any], path: Path) -> Path:
@@ -16,9 +18,7 @@ def draw(entry: dict[str, Any], path: Path) -> Path:
     Args:
         entry: of `TuneResult.entry`.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = canvas.new_figure(7, 4.2)
     axes = figure.add_subplot()
     expected = [(row["lr"], row["expected_loss"]) for row in entry["curve"] if _drawable(row["expected_loss"])]
     probed = [(row["lr"], row["probe_loss"]) for row in entry["curve"] if _drawable(row["probe_loss"])]
@@ -35,16 +35,15 @@ def draw(entry: dict[str, Any], path: Path) -> Path:
     axes.axvline(entry["lr"], color="tab:green", lw=1.5, label=f"recommended: {entry['lr']:.3g}")
     axes.set_xscale("log")
     values = [float(v or 0) for _, v in expected + probed]
-    if values and min(values) > 0:
+    if values and min(values) > 0 and max(values) > WIDE * min(values):
         axes.set_yscale("log")
+        canvas.few_ticks(axes)
     axes.set_xlabel(f"learning rate of {entry['optimizer']}, {entry['schedule']} schedule")
     axes.set_ylabel("validation loss")
     axes.set_title("" if entry["decided"] else "cannot decide: see the reason", fontsize=10)
     axes.legend(fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    write_bytes(path, buffer.getvalue())
-    return path
+    canvas.plain(axes)
+    return canvas.save(figure, path, 130)
 
 
 def _drawable(value: float | None) -> bool:

@@ -6,6 +6,7 @@ import copy
 import csv
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -165,8 +166,15 @@ class Fitted:
         return path
 
 
-def fit(table: Table, hidden: tuple[int, ...], result: TuneResult, seed: int = 0) -> Fitted:
-    """Train a network as `result` recommends, and keep the weights with the least validation loss, a probe's too."""
+def fit(
+    table: Table, hidden: tuple[int, ...], result: TuneResult, seed: int = 0,
+    stepped: Callable[[int], None] = lambda step: None,
+) -> Fitted:  # fmt: skip
+    """Train a network as `result` recommends, and keep the weights with the least validation loss, a probe's too.
+
+    Args:
+        stepped: told the number of steps done.
+    """
     with random_state_kept():
         data = source(table.train, table.valid, result.batch_size, seed)
         seeded("model", seed)
@@ -180,6 +188,7 @@ def fit(table: Table, hidden: tuple[int, ...], result: TuneResult, seed: int = 0
             torch.autograd.backward(value)
             optimizer.step()
             scheduler.step()
+            stepped(step + 1)
             if step + 1 in checks and (judged := judge(model, loss, data)) < best:
                 kept, best, at = copy.deepcopy(model.state_dict()), judged, step + 1
         model.load_state_dict(kept)

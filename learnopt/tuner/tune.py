@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from learnopt.stopping.stopper import as_number, check_whole
 from learnopt.tuner import meta_features
 from learnopt.tuner.data import Loss, Source, source, usual_loss, usual_steps
-from learnopt.tuner.knowledge import Knowledge, load
+from learnopt.tuner.knowledge import Knowledge, checked, load
 from learnopt.tuner.probes import Probe
 from learnopt.tuner.probing import OPTIMIZERS, Prober, TimeUp, judge, maker, random_state_kept, seeded
 from learnopt.tuner.result import TuneResult
@@ -55,9 +56,9 @@ def tune(
     Raises:
         ValueError: an argument cannot be used; one line that names the received value.
     """
-    _check(optimizer, steps, budget, seconds)
+    _check(optimizer, steps, budget, seconds, loss)
     started = time.monotonic()
-    known = load(optimizer) if knowledge is None else knowledge
+    known = load(optimizer) if knowledge is None else checked(knowledge, optimizer)
     with random_state_kept():
         make = maker(make_model, seed)
         data = source(train_data, val_data, batch_size, seed)
@@ -69,15 +70,19 @@ def tune(
     return work.result(known)
 
 
-def _check(optimizer: str, steps: int | None, budget: int | None, seconds: float | None) -> None:
+def _check(
+    optimizer: str, steps: int | None, budget: int | None, seconds: float | None, loss: Loss | None
+) -> None:  # fmt: skip
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {optimizer!r}; choose from: {', '.join(OPTIMIZERS)}")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if budget is not None and budget < 0:
-        raise ValueError(f"budget must be at least 0 steps, got {budget}")
-    if seconds is not None and not seconds > 0:
+    if steps is not None:
+        check_whole(steps, "steps", 1)
+    if budget is not None:
+        check_whole(budget, "budget", 0)
+    if seconds is not None and not as_number(seconds, "seconds") > 0:
         raise ValueError(f"seconds must be above 0, got {seconds}")
+    if loss is not None and not callable(loss):
+        raise ValueError(f"loss must be a function of (model, batch), got {type(loss).__name__}")
 
 
 class _Work:
