@@ -47,8 +47,8 @@ class LSTMRule(Rule):
             raise ValueError(f"hidden must be at least 1, got {hidden}")
         if inputs not in INPUTS:
             raise ValueError(f"inputs must be one of {', '.join(INPUTS)}, got {inputs!r}")
-        if bound is not None and not bound > 0:
-            raise ValueError(f"bound must be above 0, got {bound!r}")
+        if bound is not None and not 0 < bound < float("inf"):
+            raise ValueError(f"bound must be a positive number or None, got {bound!r}")
         self.hidden, self.scale, self.seed, self.inputs, self.bound = hidden, scale, seed, inputs, bound
 
     def theta(self, params: Params) -> Params:
