@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from learnopt.atomic import write_bytes
-from learnopt.cli_fewshot_checks import check_counts, checked_scale
+from learnopt.cli_fewshot_checks import check_counts, check_json, checked_scale
 from learnopt.fewshot.bandit_report import compare
 from learnopt.fewshot.courses import draw_courses
 from learnopt.locking import locked
@@ -33,6 +33,7 @@ def bandit_command(
 ) -> None:
     """Bernoulli bandits: returns of RL² beside Gittins indices, UCB1, Thompson sampling, greedy and random play."""
     check_counts(seeds=seeds, tasks=tasks, batch=batch)
+    check_json(json)
     fit = {"meta_steps": max(1, round(META_STEPS * checked_scale(scale))), "bandits": batch}
     name = f"bandit-{arms}x{pulls}"
     with locked(out):

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from learnopt.atomic import write_bytes
 from learnopt.cli_bandit import bandit_command
-from learnopt.cli_fewshot_checks import check_counts, checked_scale
+from learnopt.cli_fewshot_checks import check_counts, check_json, checked_scale
 from learnopt.cli_l2l import l2l_command
 from learnopt.fewshot.curves import draw_curves
 from learnopt.fewshot.experiment import Entry, Experiment
@@ -117,6 +117,7 @@ def select(entries: Sequence[Entry], learners: str) -> list[Entry]:
 def run(experiment: Experiment, json: Path | None) -> None:
     """Run an experiment in its folder; prints the table, draws the curves and writes the record."""
     check_counts(seeds=experiment.seeds, tasks=experiment.tasks)
+    check_json(json)
     console = Console(stderr=True)
     with locked(experiment.out):
         cells = replace(experiment, listener=console.print).run()

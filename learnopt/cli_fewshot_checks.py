@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+
+from learnopt.atomic import check_folder
 
 
 def checked_scale(scale: float) -> float:
@@ -17,3 +20,12 @@ def check_counts(**options: int) -> None:
     for name, value in options.items():
         if value < 1:
             raise ValueError(f"--{name} must be 1 or more, got {value}")
+
+
+def check_json(path: Path | None) -> None:
+    """Raise ValueError where `--json` names no file that can be written, before the work whose figures it is for."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"--json must be a file, got the folder {str(path)!r}")
+    check_folder(path.parent)

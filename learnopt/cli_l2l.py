@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from learnopt.atomic import write_bytes
-from learnopt.cli_fewshot_checks import check_counts, checked_scale
+from learnopt.cli_fewshot_checks import check_counts, check_json, checked_scale
 from learnopt.fewshot.courses import draw_courses
 from learnopt.fewshot.l2l_report import Row
 from learnopt.fewshot.problems.l2l import PLANS, compare
@@ -29,6 +29,7 @@ def l2l_command(
 ) -> None:
     """Optimizers: a coordinatewise LSTM that learned to optimize, tuned SGD, Nesterov, RMSprop, Adam, and ours."""
     check_counts(seeds=seeds)
+    check_json(json)
     checked_scale(scale)
     console = Console(stderr=True)
     with locked(out):

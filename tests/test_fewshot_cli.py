@@ -111,6 +111,9 @@ def test_glyphs_are_drawn_and_compared(tmp_path: Path, monkeypatch: pytest.Monke
     assert 0.3 < found["raw-pixels", "5-way 1-shot"] < found["raw-pixels", "5-way 5-shot"] < 1
 
 
+WITH_A_FOLDER = [[problem, "--json", "."] for problem in ("sinusoid", "bandit", "l2l")]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -121,6 +124,7 @@ def test_glyphs_are_drawn_and_compared(tmp_path: Path, monkeypatch: pytest.Monke
         (["glyphs", "--ways", "1"], "--ways takes whole numbers of 2 or more with commas between, got '1'"),
         (["glyphs", "--ways", "5,many"], "--ways takes whole numbers of 2 or more with commas between, got '5,many'"),
         (["omniglot", "no.zip", "no.zip"], "'no.zip' is neither a folder nor a zip archive"),
+        *((problem, "--json must be a file, got the folder '.'") for problem in WITH_A_FOLDER),
         (["bandit", "--arms", "1"], "at least 2 arms, got 1"),
         (["bandit", "--pulls", "0"], "pulls must be a whole number of 1 or more, got 0"),
         (["bandit", "--seeds", "0"], "--seeds must be 1 or more, got 0"),
