@@ -116,7 +116,7 @@ def test_weights_whose_squares_are_not_finite(size: float, others: torch.dtype, 
 def test_half_precision_weights_stop_at_their_limit(weights: str) -> None:
     p = nn.Parameter(torch.full((4,), 65_000.0, dtype=torch.float16))
     optimizer = LearnedOptimizer([p], weights=weights)
-    for _ in range(9):
+    for _ in range(30):
         p.grad = -torch.ones_like(p)
         optimizer.step()
     assert (p == torch.finfo(torch.float16).max).all()
