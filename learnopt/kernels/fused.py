@@ -8,34 +8,32 @@ what was decided of it, `ROW` and then the context of the per-parameter MLP: not
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def element(pointers: Any, at: Any, number: tl.constexpr) -> Any:
+def element(pointers, at, number: tl.constexpr):
     """Addresses of elements `at` of a tensor's array `number`."""
     return tl.load(pointers + number).to(tl.pointer_type(tl.float32)) + at
 
 
 @triton.jit
-def lerp(a: Any, b: Any, weight: Any) -> Any:
+def lerp(a, b, weight):
     """As torch's: exactly `b` where `weight` is 1."""
     return tl.where(weight < 0.5, a + weight * (b - a), b - (b - a) * (1.0 - weight))
 
 
 @triton.jit
-def clamp(x: Any, most: tl.constexpr) -> Any:
+def clamp(x, most: tl.constexpr):
     return tl.minimum(tl.maximum(x, -most), most)
 
 
 @triton.jit
 def moments(
-    chunks: Any, pointers: Any, rows: Any, momentum: Any,
+    chunks, pointers, rows, momentum,
     CLIP: tl.constexpr, TINY: tl.constexpr, ROW: tl.constexpr, POINTERS: tl.constexpr, BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Bring both moments up to date, and write the momenta of matrices end to end."""
     chunk = chunks + tl.program_id(0) * 4
     tensor, place = tl.load(chunk), tl.load(chunk + 3)
@@ -60,10 +58,10 @@ def moments(
 
 @triton.jit
 def move(
-    chunks: Any, pointers: Any, rows: Any, whole: Any, mlp_in: Any, mlp_out: Any, mlp_out_bias: Any, sums: Any,
-    total: Any, AWAY: tl.constexpr, CAUTION: tl.constexpr, LARGEST: tl.constexpr, TINY: tl.constexpr,
+    chunks, pointers, rows, whole, mlp_in, mlp_out, mlp_out_bias, sums,
+    total, AWAY: tl.constexpr, CAUTION: tl.constexpr, LARGEST: tl.constexpr, TINY: tl.constexpr,
     ROW: tl.constexpr, POINTERS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Move parameters and their averages; `whole` are the momenta, orthogonal by now.
 
     Sums of `STATISTICS` over each chunk go to `sums`, whose rows are `total` apart.
@@ -122,8 +120,8 @@ def move(
 
 @triton.jit
 def gather(
-    sums: Any, total: Any, spans: Any, result: Any, STATISTICS: tl.constexpr, BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
+    sums, total, spans, result, STATISTICS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Sum a tensor's chunks, always in the same order; a program for every tensor and statistic. `spans` has a row of
     (first chunk, end) per tensor."""
     tensor, statistic = tl.program_id(0), tl.program_id(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,8 @@ from learnopt.rule import Decision, RuleState
 
 BLOCK = 1024
 """Elements that one program takes."""
-WARPS = 8
+OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}
+"""Of the compiler; fused products and sums are the default, but some versions of triton warn where it is not said."""
 TOGETHER = 1 << 24
 """Elements of matrices that are moved together: their momenta are held until they have been orthogonalised."""
 _ROW = 12 + meta_network.WIDTH
@@ -70,8 +71,8 @@ def _plan(layout: Layout, device: torch.device) -> _Plan:
                 place += t.size
         parts.append(_Part(slice(begin, len(chunks)), batches))
         room = max(room, place)
-    tables = [torch.tensor(table, dtype=torch.long, device=device) for table in (chunks, spans)]
-    return _Plan(*tables, layout.sizes.to(device).clamp_min(1), parts, room)
+    numbers = partial(torch.tensor, dtype=torch.long, device=device)
+    return _Plan(numbers(chunks), numbers(spans), layout.sizes.to(device).clamp_min(1), parts, room)
 
 
 def _parts(layout: Layout) -> list[list[int]]:
@@ -117,7 +118,7 @@ def move(
     sums, found = like.new_empty(len(features.STATISTICS), total), torch.empty_like(like)
     mlp = [w[name].contiguous() for name in ("mlp_in", "mlp_out", "mlp_out_bias")]
     common: dict[str, Any] = {
-        "TINY": rule.TINY, "ROW": _ROW, "POINTERS": _POINTERS, "BLOCK": BLOCK, "num_warps": WARPS
+        "TINY": rule.TINY, "ROW": _ROW, "POINTERS": _POINTERS, "BLOCK": BLOCK, **OPTIONS
     }  # fmt: skip
     with torch.cuda.device(like.device) if like.is_cuda else contextlib.nullcontext():
         for part in plan.parts:
@@ -131,6 +132,6 @@ def move(
                 CAUTION=rule.CAUTION, LARGEST=rule.LARGEST, WIDTH=meta_network.WIDTH, **common,
             )  # fmt: skip
         fused.gather[(len(params), len(features.STATISTICS))](
-            sums, total, plan.spans, found, STATISTICS=len(features.STATISTICS), BLOCK=BLOCK
+            sums, total, plan.spans, found, STATISTICS=len(features.STATISTICS), BLOCK=BLOCK, **OPTIONS
         )
     return params, rule.with_statistics(state, found / plan.sizes[:, None])
