@@ -39,11 +39,11 @@ def advance(work: Work, theta: Tensor, unpacked: dict[str, Tensor]) -> tuple[Ten
     """
     if _is_plain(work):
         tensors = [*work.params, *_kept(work), *work.grads]
-        # gradients of a class that wraps others have no memory of their own
-        if in_place.available(tensors) and all(t.data_ptr() for t in tensors):
+        if in_place.available(tensors) and _in_memory(tensors):
             run, columns = by_kernel(work, theta)
             return run, columns
-        if all(p.is_contiguous() for p in work.params) and fused_guard.available(tensors):
+        contiguous = all(p.is_contiguous() for p in work.params)
+        if contiguous and fused_guard.available(tensors) and _in_memory(tensors):
             return by_fused(work, unpacked)
     return by_torch(work, unpacked)
 
@@ -61,6 +61,11 @@ def _is_plain(work: Work) -> bool:
     )
     alike = all(g.shape == p.shape for p, g in zip(work.params, work.grads, strict=True))
     return simple and alike and all(t.is_contiguous() for t in kept) and not any(map(_overlaps, work.params))
+
+
+def _in_memory(tensors: list[Tensor]) -> bool:
+    """Whether all have memory of their own, as gradients of a class that wraps others have not."""
+    return all(t.data_ptr() for t in tensors)
 
 
 def _overlaps(x: Tensor) -> bool:
@@ -107,8 +112,8 @@ def by_fused(work: Work, w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The step in place, decided by torch and carried out by the Triton kernels."""
     plain = work._replace(params=[p.detach() for p in work.params])
     after, columns = functional(plain, w, fused_step.move)
-    for kept, states in zip(work.states, after.states, strict=True):
-        kept["memory"].copy_(states["memory"])
+    memories, new = ([state["memory"] for state in states] for states in (work.states, after.states))
+    torch._foreach_copy_(memories, new)
     torch.autograd.graph.increment_version(work.params)
     return after.run, columns
 

@@ -36,9 +36,8 @@ def untried() -> Iterator[None]:
     fused_guard._trusted.cache_clear()
 
 
-@pytest.mark.parametrize(("horizon", "withheld", "steps"), [(0.0, False, 6), (12.0, True, 2)])
-def test_kernels_equal_the_rule(horizon: float, withheld: bool, steps: int) -> None:
-    g = torch.Generator().manual_seed(0)
+def test_kernels_equal_the_rule() -> None:
+    horizon, g = torch.tensor(12.0), torch.Generator().manual_seed(0)
     theta = meta_network.initial_theta(g) + 0.1 * torch.randn(meta_network.SIZE, generator=g)
     layout, w = Layout.of(SHAPES), meta_network.unpack(theta)
     scale = [0.0, *[0.3] * (len(SHAPES) - 1)]  # one tensor starts at zero
@@ -48,15 +47,17 @@ def test_kernels_equal_the_rule(horizon: float, withheld: bool, steps: int) -> N
     own = state._replace(
         **{name: tuple(x.clone() for x in getattr(state, name)) for name in rule.RuleState._fields[:3]}
     )
-    for t in range(steps):
-        grads = [10.0 ** (t == 4) * torch.randn(1, *s, generator=g) for s in SHAPES]
+    for t in range(4):
+        grads = [10.0 ** (t == 3) * torch.randn(1, *s, generator=g) for s in SHAPES]
         grads[2] *= t > 1
-        loss = None if withheld else torch.rand(1, generator=g) + 1 / (t + 1)
-        decision, state = rule.decide(w, layout, state, loss, torch.tensor(horizon))
+        loss = torch.rand(1, generator=g) + 1 if t % 2 else None
+        decision, state = rule.decide(w, layout, state, loss, horizon)
         given = torch.zeros_like(decision.decay).fill_(0.01 * (t % 2))
         params, state = rule.move(w, layout, params, grads, state, decision._replace(given_decay=given))
-        decision, own = rule.decide(w, layout, own, loss, torch.tensor(horizon))
+        decision, own = rule.decide(w, layout, own, loss, horizon)
         ours, own = fused_step.move(w, layout, ours, grads, own, decision._replace(given_decay=given))
+        if t == 0:
+            assert torch.equal(own.average[0], ours[0])  # a first average is the value itself
     for a, b in zip(ours, params, strict=True):
         torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-5)
     for name in ("statistics", "peak"):
@@ -64,6 +65,13 @@ def test_kernels_equal_the_rule(horizon: float, withheld: bool, steps: int) -> N
     for name, tolerance in (("fast", (1e-4, 1e-6)), ("average", (2e-3, 2e-5)), ("square", (1e-4, 1e-6))):
         for a, b in zip(getattr(own, name), getattr(state, name), strict=True):
             torch.testing.assert_close(a, b, rtol=tolerance[0], atol=tolerance[1])
+
+
+def test_sums_of_many_chunks() -> None:
+    sums, found = torch.randn(2, 11, generator=torch.Generator().manual_seed(0)), torch.empty(2, 2)
+    spans = torch.tensor([[0, 9], [9, 11]])
+    fused.gather[(2, 2)](sums, 11, spans, found, STATISTICS=2, BLOCK=4)
+    torch.testing.assert_close(found, torch.stack([sums[:, :9].sum(1), sums[:, 9:].sum(1)]))
 
 
 class Net(nn.Module):
@@ -80,7 +88,7 @@ class Net(nn.Module):
         return self.third(torch.tanh(self.second(x))) * self.scale
 
 
-def train(weights: str, steps: int = 5) -> tuple[list[Tensor], LearnedOptimizer]:
+def train(weights: str, steps: int = 4) -> tuple[list[Tensor], LearnedOptimizer]:
     model = Net()
     groups = [
         {"params": model.first.parameters(), "lr": 0.5},
@@ -131,10 +139,10 @@ def test_optimizer_with_the_kernels_equals_the_one_without(
     weights: str, ways: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast, a = train(weights)
-    assert ways == ["by_fused"] * 5
+    assert ways == ["by_fused"] * 4
     monkeypatch.setenv(library.SWITCH, "torch")
     slow, b = train(weights)
-    assert ways[5:] == ["by_torch"] * 5
+    assert ways[4:] == ["by_torch"] * 4
     for x, y in zip(fast, slow, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-3)
     for i, j in zip(a.explain(), b.explain(), strict=True):
@@ -199,7 +207,6 @@ class Changed:
     [
         ("moments", {"CLIP": 3.3}, "off by"),
         ("move", {"CAUTION": 0.12}, "params of tensor 0 are off by"),
-        ("move", {"AWAY": 5.5}, "off by"),
         ("gather", {"STATISTICS": 8}, "off by"),
         ("move", {"WIDTH": "two"}, "Error"),
     ],

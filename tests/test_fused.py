@@ -22,8 +22,9 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is
 @needs_triton
 def test_interpreted() -> None:
     folder = Path(__file__).parent
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder / "fused_checks.py")]
+    quick = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"TRITON_INTERPRET": "1"} | quick
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(folder / "fused_checks.py")]
     done = subprocess.run(
         command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -70,6 +71,7 @@ def test_compiled_for_a_gpu(name: str, fixed: dict[str, Any], tmp_path: Path, mo
 def test_without_triton_nothing_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "learnopt.kernels.fused", raising=False)
+    monkeypatch.delattr("learnopt.kernels.fused", raising=False)
     fused_guard._trusted.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert not fused_guard._trusted(torch.device("cpu"))

@@ -25,11 +25,6 @@ def lerp(a, b, weight):
 
 
 @triton.jit
-def clamp(x, most: tl.constexpr):
-    return tl.minimum(tl.maximum(x, -most), most)
-
-
-@triton.jit
 def moments(
     chunks, pointers, rows, momentum,
     CLIP: tl.constexpr, TINY: tl.constexpr, ROW: tl.constexpr, POINTERS: tl.constexpr, BLOCK: tl.constexpr,
@@ -47,7 +42,7 @@ def moments(
     fast = tl.load(fast_at, mask=inside, other=0.0)
     square = tl.load(square_at, mask=inside, other=0.0)
     limit = CLIP * tl.sqrt(tl.maximum(square, tl.load(row + 3)) + TINY)
-    cut = tl.minimum(tl.maximum(grad, -limit), limit)
+    cut = tl.clamp(grad, -limit, limit)
     fast = lerp(fast, cut, tl.load(row))
     square = lerp(square, cut * cut, tl.load(row + 2))
     tl.store(fast_at, fast, mask=inside)
@@ -81,10 +76,10 @@ def move(
     square = tl.load(element(own, at, 4), mask=inside, other=0.0)
 
     scale, size_of_weights, away = tl.rsqrt(square + TINY), tl.load(row + 4), param - average
-    a0, a1 = clamp(grad * scale, 4.0), fast * scale
-    relative, b = clamp(param / size_of_weights, 3.0), clamp(AWAY * away / size_of_weights, 3.0)
-    y0 = tl.zeros((BLOCK,), tl.float32) + tl.load(mlp_out_bias)
-    y1 = tl.zeros((BLOCK,), tl.float32) + tl.load(mlp_out_bias + 1)
+    a0, a1 = tl.clamp(grad * scale, -4.0, 4.0), fast * scale
+    relative = tl.clamp(param / size_of_weights, -3.0, 3.0)
+    b = tl.clamp(AWAY * away / size_of_weights, -3.0, 3.0)
+    y0, y1 = tl.load(mlp_out_bias), tl.load(mlp_out_bias + 1)
     for j in tl.static_range(WIDTH):
         unit = mlp_in + j
         inner = tl.load(row + 12 + j) + a0 * tl.load(unit) + a1 * tl.load(unit + WIDTH) + b * tl.load(unit + 2 * WIDTH)
@@ -99,13 +94,13 @@ def move(
     direction = lerp(direction, orthogonal, tl.load(row + 9))  # the gate of what is no matrix is 0
 
     led = tl.where(param > 0.0, direction, tl.where(param < 0.0, -direction, 0.0))
-    cautious = tl.minimum(tl.maximum(led / CAUTION, 0.0), 1.0)
+    cautious = tl.clamp(led / CAUTION, 0.0, 1.0)
     shrunk = tl.load(row + 6) * cautious + tl.load(row + 7)
     new = param * (1.0 - shrunk) - tl.load(row + 5) * direction - tl.load(row + 8) * away
     tl.store(param_at, new, mask=inside)
     tl.store(average_at, lerp(average, new, tl.load(row + 1)), mask=inside)
 
-    seen = sums + tl.program_id(0)  # beyond the end all factors but `new` and `square` are 0, and those are too
+    seen = sums + tl.program_id(0)  # beyond the end everything is 0, `new` too
     tl.store(seen, tl.sum(a0 * a0))
     tl.store(seen + total, tl.sum(a1 * a1))
     tl.store(seen + 2 * total, tl.sum(b * b))
@@ -113,8 +108,7 @@ def move(
     tl.store(seen + 4 * total, tl.sum(a0 * b))
     tl.store(seen + 5 * total, tl.sum(a1 * b))
     tl.store(seen + 6 * total, tl.sum(a1 * relative))
-    weight = tl.minimum(new * new, LARGEST)
-    tl.store(seen + 7 * total, tl.sum(tl.where(inside, weight, 0.0)))
+    tl.store(seen + 7 * total, tl.sum(tl.minimum(new * new, LARGEST)))
     tl.store(seen + 8 * total, tl.sum(square))
 
 
@@ -125,9 +119,9 @@ def gather(
     """Sum a tensor's chunks, always in the same order; a program for every tensor and statistic. `spans` has a row of
     (first chunk, end) per tensor."""
     tensor, statistic = tl.program_id(0), tl.program_id(1)
-    end = tl.load(spans + 2 * tensor + 1)
-    found = tl.zeros((BLOCK,), tl.float32)
-    for first in range(tl.load(spans + 2 * tensor), end, BLOCK):
-        at = first + tl.arange(0, BLOCK)
-        found += tl.load(sums + statistic * total + at, mask=at < end, other=0.0)
+    own, lane = sums + statistic * total, tl.arange(0, BLOCK)
+    first, end = tl.load(spans + 2 * tensor), tl.load(spans + 2 * tensor + 1)
+    found = tl.load(own + first + lane, mask=first + lane < end, other=0.0)
+    for at in range(first + BLOCK, end, BLOCK):
+        found += tl.load(own + at + lane, mask=at + lane < end, other=0.0)
     tl.store(result + tensor * STATISTICS + statistic, tl.sum(found))

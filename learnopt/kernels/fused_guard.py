@@ -63,7 +63,7 @@ def difference(device: torch.device) -> str | None:
     The truth is in float64 and momenta are orthogonalised in it on both sides, so that no setting of the process, such
     as matrix products in TF32, makes a difference.
     """
-    g = torch.Generator().manual_seed(0)
+    g = torch.Generator("cpu").manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=g, dtype=torch.float64, device="cpu").float().to(device)
@@ -71,7 +71,7 @@ def difference(device: torch.device) -> str | None:
     layout = Layout.of(_SHAPES)
     w = meta_network.unpack(0.3 * drawn(meta_network.SIZE))
     params = [0.3 * drawn(1, *shape) for shape in _SHAPES]
-    age = 20.0 * (torch.arange(len(_SHAPES), device=device) > 0)  # gradients are cut from some age on
+    age = 20 * (torch.arange(len(_SHAPES), device=device) > 0).float()  # gradients are cut from some age on
     state = rule.init_state(layout, params)._replace(age=age)
     true, truth, precise = [p.double() for p in params], _as_type(state, torch.float64), _as_type(w, torch.float64)
     for t in range(_STEPS):
