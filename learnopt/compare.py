@@ -29,9 +29,10 @@ Listener = Callable[[float, float], None]
 
 _ARITHMETIC = (
     "features.py", "inner_step.py", "intake.py", "kernels/decide.c", "kernels/elements.c", "kernels/elements.h",
-    "kernels/in_place.py", "kernels/library.py", "kernels/net.h", "kernels/orthogonalise.c", "kernels/orthogonalise.h",
-    "kernels/products.h", "kernels/step.c", "layout.py", "memory.py", "meta_network.py", "optimizer.py",
-    "orthogonal.py", "quick_step.py", "rule.py", "spread.py", "stop_head.py",
+    "kernels/fused.py", "kernels/fused_step.py", "kernels/in_place.py", "kernels/library.py", "kernels/net.h",
+    "kernels/orthogonalise.c", "kernels/orthogonalise.h", "kernels/products.h", "kernels/step.c", "layout.py",
+    "memory.py", "meta_network.py", "optimizer.py", "orthogonal.py", "quick_step.py", "rule.py", "spread.py",
+    "stop_head.py",
 )  # fmt: skip
 """Sources that decide what the learned optimizer does."""
 

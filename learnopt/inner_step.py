@@ -1,16 +1,16 @@
-"""One step of `LearnedOptimizer`'s parameters: by the compiled kernel where it fits, by torch everywhere else."""
+"""One step of `LearnedOptimizer`'s parameters: by kernels where they fit, by torch everywhere else."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from learnopt import intake, memory, rule
-from learnopt.kernels import in_place
+from learnopt.kernels import fused_guard, fused_step, in_place
 from learnopt.layout import Layout
 from learnopt.rule import Decision
 
@@ -37,22 +37,35 @@ def advance(work: Work, theta: Tensor, unpacked: dict[str, Tensor]) -> tuple[Ten
         theta: meta-weights, `(SIZE,)` float32 on the CPU.
         unpacked: the same by name, on the device and in the precision of the gradients.
     """
-    run, columns = by_kernel(work, theta) if _fits(work) else by_torch(work, unpacked)
-    return run, columns
+    if _is_plain(work):
+        tensors = [*work.params, *_kept(work), *work.grads]
+        if in_place.available(tensors) and _in_memory(tensors):
+            run, columns = by_kernel(work, theta)
+            return run, columns
+        contiguous = all(p.is_contiguous() for p in work.params)
+        if contiguous and fused_guard.available(tensors) and _in_memory(tensors):
+            return by_fused(work, unpacked)
+    return by_torch(work, unpacked)
 
 
-def _fits(work: Work) -> bool:
-    states = [state[name] for state in work.states for name in (*MOMENTS, "memory")]
-    kept = [*states, work.run]
+def _kept(work: Work) -> list[Tensor]:
+    return [*(state[name] for state in work.states for name in (*MOMENTS, "memory")), work.run]
+
+
+def _is_plain(work: Work) -> bool:
+    """Whether everything lies in memory as kernels take it, whatever its precision and device."""
+    kept = _kept(work)
     simple = all(
         t.layout == torch.strided and not t.is_neg() and type(t) in (Tensor, torch.nn.Parameter)
         for t in (*work.params, *kept)
     )
     alike = all(g.shape == p.shape for p, g in zip(work.params, work.grads, strict=True))
-    ready = simple and alike and all(t.is_contiguous() for t in kept) and not any(map(_overlaps, work.params))
-    # gradients of a class that wraps others have no memory of their own
-    tensors = [*work.params, *kept, *work.grads]
-    return ready and in_place.available(tensors) and all(t.data_ptr() for t in tensors)
+    return simple and alike and all(t.is_contiguous() for t in kept) and not any(map(_overlaps, work.params))
+
+
+def _in_memory(tensors: list[Tensor]) -> bool:
+    """Whether all have memory of their own, as gradients of a class that wraps others have not."""
+    return all(t.data_ptr() for t in tensors)
 
 
 def _overlaps(x: Tensor) -> bool:
@@ -95,10 +108,20 @@ def by_torch(work: Work, w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return after.run, columns
 
 
-def functional(work: Work, w: dict[str, Tensor]) -> tuple[Work, Tensor]:
+def by_fused(work: Work, w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The step in place, decided by torch and carried out by the Triton kernels."""
+    plain = work._replace(params=[p.detach() for p in work.params])
+    after, columns = functional(plain, w, fused_step.move)
+    memories, new = ([state["memory"] for state in states] for states in (work.states, after.states))
+    torch._foreach_copy_(memories, new)
+    torch.autograd.graph.increment_version(work.params)
+    return after.run, columns
+
+
+def functional(work: Work, w: dict[str, Tensor], move: Callable[..., Any] = rule.move) -> tuple[Work, Tensor]:
     """The step as a function: what `work` becomes, and the `GLOBAL` columns; nothing is changed, graphs are kept.
 
-    Parameters are real and of the gradients' precision.
+    Parameters are real and of the gradients' precision. `move` is `rule.move` or does the same.
     """
     like = work.grads[0]
     dtype = like.dtype
@@ -111,7 +134,7 @@ def functional(work: Work, w: dict[str, Tensor]) -> tuple[Work, Tensor]:
     told = None if work.loss is None else work.loss.to(dtype)
     decision, state = rule.decide(w, layout, state, told, like.new_tensor(work.horizon))
     decision = _scaled(decision, work.groups)
-    new, state = rule.move(w, layout, params, [g[None] for g in work.grads], state, decision)
+    new, state = move(w, layout, params, [g[None] for g in work.grads], state, decision)
     packed = memory.write_memory(state, decision)[0].unbind(0)
     columns = zip(state.fast, state.average, state.square, packed, strict=True)
     states = [dict(zip((*MOMENTS, "memory"), (*(x[0] for x in row[:3]), row[3]), strict=True)) for row in columns]

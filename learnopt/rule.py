@@ -50,8 +50,9 @@ PULL_LOGIT = (-6.0, 2.0)
 """Base logit of that share before the end of the told horizon, and at the end."""
 ENDING = 0.1
 """Share of the told horizon over which the base logit rises."""
-_TINY = 1e-37
-_LARGEST = 1e30
+TINY = 1e-37
+"""What quotients and roots are kept from zero by."""
+LARGEST = 1e30
 """Squares of weights are counted as no larger, so that their sums stay finite."""
 
 
@@ -169,7 +170,7 @@ def decide(
     reach = torch.minimum(rms, 1e3 * state.unit) + state.unit  # bounded: a run that blows up does so slowly
     step_size = reach * (STEP * schedule[:, None] * torch.exp((2 * out[..., 0]).clamp(-7, 7))).clamp(max=LONGEST)
     # no decay below the scale of the initialisation: a sine network's frequencies, for one, are not to be forgotten
-    grown = (1 - (state.rms0 / (rms + _TINY)) ** 2).clamp_min(0)
+    grown = (1 - (state.rms0 / (rms + TINY)) ** 2).clamp_min(0)
     decay = (DECAY * schedule[:, None] * torch.exp(3 * out[..., 2].clamp(-3, 2))).clamp(0, 0.5) * is_matrix * grown
     gradient = torch.sigmoid(out[..., 1] - 1.5)
     mixture = torch.stack([gradient, 1 - gradient], -1)
@@ -216,13 +217,13 @@ def advance(
     chosen = (decision.step_size, decision.decay, decision.mixture, decision.context, decision.pull)
     step_size, decay, mixture, context, pull = (c[:, one] for c in chosen)  # (N, 1 or L, ...)
     blend = decision.blend[one].unbind(-1)
-    limit = CLIP * (torch.maximum(square, usual.reshape(-1, width)) + _TINY).sqrt()
+    limit = CLIP * (torch.maximum(square, usual.reshape(-1, width)) + TINY).sqrt()
     cut = torch.minimum(torch.maximum(grad, -limit), limit)
     fast = torch.lerp(fast, cut, blend[0])
     square = torch.lerp(square, cut * cut, blend[2])
-    scale = (square + _TINY).rsqrt()
+    scale = (square + TINY).rsqrt()
     a0, a1 = (grad * scale).clamp_(-4, 4), fast * scale
-    size_of_weights = (rms + 0.03 * unit + _TINY).reshape(-1, width)
+    size_of_weights = (rms + 0.03 * unit + TINY).reshape(-1, width)
     away = param - average
     relative, b = (param / size_of_weights).clamp_(-3, 3), (AWAY * away / size_of_weights).clamp_(-3, 3)
     x = torch.stack([a0, a1, b, a0 * a1, a1 * b, relative], -2)  # (N, P, L)
@@ -241,7 +242,7 @@ def advance(
     shrunk = decay * cautious + decision.given_decay[:, one]
     new = param * (1 - shrunk) - step_size * direction - pull * away
     average = torch.lerp(average, new, blend[1])
-    weight = new.square().clamp(max=_LARGEST)
+    weight = new.square().clamp(max=LARGEST)
     if isinstance(k, int):
         products = x[:, :3] @ x[:, [0, 1, 2, 5]].mT / x.shape[-1]
         means = [products[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2), (1, 3))]
@@ -277,12 +278,15 @@ def move(
             for i, part in zip(joined, torch.split(values, layout.joined_sizes, 1), strict=True):
                 target[i] = part.view(params[i].shape)
         statistics[:, list(joined)] = layout.joined_means(moved.statistics)
-    statistics = features.smooth(state.statistics, statistics, state.age)
+    state = state._replace(fast=tuple(fast), average=tuple(average), square=tuple(square))
+    return new, with_statistics(state, statistics)
+
+
+def with_statistics(state: RuleState, seen: Tensor) -> RuleState:
+    """The state with what one step has seen of the tensors, `(N, n, len(STATISTICS))`, worked in."""
+    statistics = features.smooth(state.statistics, seen, state.age)
     peak = torch.maximum(state.peak, statistics[..., features.STATISTICS.index("variance")])
-    state = state._replace(
-        fast=tuple(fast), average=tuple(average), square=tuple(square), statistics=statistics, peak=peak
-    )
-    return new, state
+    return state._replace(statistics=statistics, peak=peak)
 
 
 def apply(

@@ -10,7 +10,8 @@ from optimizer_toy import loss_of, network, train, values
 from torch import Tensor, nn
 from torch.nn import functional
 
-from learnopt import LearnedOptimizer
+from learnopt import LearnedOptimizer, inner_step
+from learnopt.kernels import fused_guard, library
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: torch.cuda.is_available() is False")
 
@@ -86,3 +87,21 @@ def test_autocast_and_scaler() -> None:
         scaler.update()
         losses.append(loss.item())
     assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_triton_kernels_equal_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device itself, in single steps and over a training; nothing falls back to torch."""
+    pytest.importorskip("triton")
+    monkeypatch.delenv(library.SWITCH, raising=False)
+    assert fused_guard.difference(torch.device("cuda", torch.cuda.current_device())) is None
+    by_torch = inner_step.by_torch
+    monkeypatch.setattr(inner_step, "by_torch", None)
+    model = network().cuda()
+    twin = copy.deepcopy(model)
+    a, b = (LearnedOptimizer(m.parameters(), total_steps=20) for m in (model, twin))
+    descend(model, model, a, 20)
+    monkeypatch.setattr(inner_step, "by_torch", by_torch)
+    monkeypatch.setenv(library.SWITCH, "torch")
+    descend(twin, twin, b, 20)
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-2, atol=1e-3)

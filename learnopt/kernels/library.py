@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent
 SOURCES = ("step.c", "decide.c", "elements.c", "orthogonalise.c")
 HEADERS = ("net.h", "elements.h", "orthogonalise.h", "products.h")
 SWITCH = "LEARNOPT_KERNEL"
-"""Environment variable: `torch` turns the compiled kernel off."""
+"""Environment variable: `torch` turns the compiled kernels off, those of Triton too."""
 NATIVE = "-march=native"
 FLAGS = (
     "-O3", NATIVE, "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
