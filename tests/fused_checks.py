@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from optimizer_toy import busy_weights
+from optimizer_toy import assert_same_training, busy_weights
 from torch import Tensor, nn
 
 from learnopt import LearnedOptimizer, inner_step, meta_network, rule
@@ -144,13 +144,7 @@ def test_optimizer_with_the_kernels_equals_the_one_without(
     monkeypatch.setenv(library.SWITCH, "torch")
     slow, b = train(weights)
     assert ways[4:] == ["by_torch"] * 4
-    for x, y in zip(fast, slow, strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-3)
-    for i, j in zip(a.explain(), b.explain(), strict=True):
-        assert i.pop("shape") == j.pop("shape")
-        assert i == pytest.approx(j, rel=2e-2, abs=1e-5)
-    assert a.schedule == pytest.approx(b.schedule, rel=1e-2)
-    assert a.stop_probability == pytest.approx(b.stop_probability, rel=1e-2)
+    assert_same_training(fast, a, slow, b)
 
 
 def test_neither_a_second_time_nor_the_parts_make_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:

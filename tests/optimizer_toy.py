@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +23,17 @@ def busy_weights(folder: Path) -> str:
     theta = meta_network.initial_theta(g) + 0.1 * torch.randn(meta_network.SIZE, generator=g)
     head = {k: torch.randn(s, generator=g) for k, s in stop_head.SHAPES.items()}
     return str(artifact.save(folder / "busy.safetensors", theta, head, {"name": "busy"}))
+
+
+def assert_same_training(fast: list[Tensor], a: LearnedOptimizer, slow: list[Tensor], b: LearnedOptimizer) -> None:
+    """Parameters, decisions and stop probability of two executions of one arithmetic."""
+    for x, y in zip(fast, slow, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-3)
+    for i, j in zip(a.explain(), b.explain(), strict=True):
+        assert i.pop("shape") == j.pop("shape")
+        assert i == pytest.approx(j, rel=2e-2, abs=1e-5)
+    assert a.schedule == pytest.approx(b.schedule, rel=1e-2)
+    assert a.stop_probability == pytest.approx(b.stop_probability, rel=1e-2)
 
 
 def network(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:

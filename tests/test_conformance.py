@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from benchmark_script import load
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "benchmarks" / "conformance.py"
@@ -28,12 +28,7 @@ REPORT = """<testsuites><testsuite>
 
 @pytest.fixture(scope="module")
 def conformance() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("conformance", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("conformance")
 
 
 def test_what_is_not_passed_is_counted_with_its_reason(conformance: ModuleType, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from optimizer_toy import busy_weights
+from optimizer_toy import assert_same_training, busy_weights
 from torch import Tensor, nn
 from toy import ToyTask
 
@@ -146,13 +146,7 @@ def test_optimizer_with_the_kernel_equals_the_one_without(weights: str, monkeypa
     monkeypatch.setattr(QuickSteps, "step", lambda *_: False)
     slow, b = train(Wide(), weights)
     assert len(taken) == 12
-    for x, y in zip(fast, slow, strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-2, atol=1e-3)
-    for i, j in zip(a.explain(), b.explain(), strict=True):
-        assert i.pop("shape") == j.pop("shape")
-        assert i == pytest.approx(j, rel=2e-2, abs=1e-5)
-    assert a.schedule == pytest.approx(b.schedule, rel=1e-2)
-    assert a.stop_probability == pytest.approx(b.stop_probability, rel=1e-2)
+    assert_same_training(fast, a, slow, b)
 
 
 @needs_compiler

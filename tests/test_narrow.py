@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from benchmark_script import load
 
 from learnopt import meta_network, rule
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "narrow.py"
 COLUMNS = meta_network.SHAPES["mlp_in"][0]
 
 
 @pytest.fixture(scope="module")
 def narrow() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("narrow", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["narrow"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load("narrow")
 
 
 @pytest.fixture
