@@ -2,10 +2,10 @@
 
     python benchmarks/pruners_mlp.py --out results/stopper
 
-Unlike the recorded runs of `pruners.py`, whose trials differ by learning rate, schedule and seed, these differ by learning
-rate, batch size, depth, width, L2 penalty and optimizer, as people's studies do. A study takes some of a data set's
-configurations in random order and runs in Optuna; each trial reports its validation loss after every epoch and returns
-the least one. Every pruner gets the same trials. The runs are kept beside the record (`mlp-runs.json`) and used again.
+Trials of `pruners.py` differ by learning rate, schedule and seed; these differ by learning rate, batch size, depth,
+width, L2 penalty and optimizer, as people's do. A study takes some of a data set's configurations in random order and
+runs in Optuna; each trial reports its validation loss after every epoch and returns the least one. Every pruner gets
+the same trials. The runs are kept beside the record (`mlp-runs.json`) and used again.
 """
 
 from __future__ import annotations
