@@ -30,7 +30,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
-from learnopt.atomic import write_text
+from learnopt.atomic import write_bytes
 from learnopt.integrations.optuna_pruner import LearnedPruner
 from learnopt.provenance import write_record
 
@@ -138,7 +138,7 @@ def main() -> None:
         jobs = [(name, i) for name in DATA for i in range(CONFIGURATIONS)]
         done = Parallel(a.workers)(delayed(train)(*job) for job in jobs)
         runs = {name: [run for (n, _), run in zip(jobs, done, strict=True) if n == name] for name in DATA}
-        write_text(kept, json.dumps(runs))
+        write_bytes(kept, json.dumps(runs).encode())
     runs = json.loads(kept.read_text())
     rows = Parallel(a.workers)(delayed(judge)(runs, n, name, a.seeds) for n in a.trials for name in PRUNERS)
     for row in rows:
