@@ -143,7 +143,7 @@ BAD: dict[str, tuple[str | bytes, str, str]] = {
     "one-column": ("x\n" + "1.5\n" * 50, "", "one column only"),
     "unknown-target": (lines_of(60), "?target=weight", "no target column 'weight'; choose from: width, height"),
     "target-number": (lines_of(60), "?target=4", "no target column '4'"),
-    "constant-target": ("".join(f"{i},7\n" for i in range(60)), "", "never changes: it is always '7.0'"),
+    "constant-target": ("".join(f"{i},7\n" for i in range(60)), "", "never changes: it is always '7'"),
     "constant-quantity": ("".join(f"{i},7.5\n" for i in range(60)), "", "never changes"),
     "all-different": ("".join(f"{i},name{i}\n" for i in range(60)), "", "has 60 classes in 60 rows"),
     "no-feature": ("".join(f"id{i},{i % 2}\n" for i in range(60)), "", "no usable feature"),
