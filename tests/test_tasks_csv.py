@@ -135,8 +135,8 @@ PROSE = "It was the best of times, it was the worst of times\nit was the age of 
 BAD: dict[str, tuple[str | bytes, str, str]] = {
     "empty": ("", "", "the file is empty"),
     "blank": (" \n\n  \n", "", "the file is empty"),
-    "header-only": ("a,b,c\n", "", "rows with a target, at least 20"),
-    "few-rows": (lines_of(5), "", "rows with a target, at least 20"),
+    "header-only": ("a,b,c\n", "", "rows with a target 'c', at least 20"),
+    "few-rows": (lines_of(5), "", "at least 20 are needed"),
     "binary": (bytes(range(128, 256)) * 40, "", "is no UTF-8 text"),
     "zeros": (b"\x00\x01\x02" * 300, "", "one column only"),
     "prose": (PROSE, "", ""),
