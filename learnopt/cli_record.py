@@ -61,6 +61,7 @@ def record_command(
     corpus.agree(settings)
     console = Console(stderr=True)
     left_out: dict[str, str] = {}
+    before: list[str] = []
     with Progress(
         TextColumn("recording"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(), TextColumn("{task.description}"), console=console, speed_estimate_period=600,
@@ -71,18 +72,22 @@ def record_command(
                 task = make()
                 progress.update(bar, description=task.name)
                 for optimizer in plan.optimizers:
-                    _record_one(corpus, task, optimizer, plan, left_out)
+                    if corpus.has(task.name, optimizer, plan.most_seconds):
+                        before.append(f"{task.name} with {optimizer}")
+                    else:
+                        _record_one(corpus, task, optimizer, plan, left_out)
                 progress.advance(bar)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command goes on where this one stopped") from None
+    if before:  # a task goes by its name: another file of one name would be taken for it
+        more = f" and {len(before) - 3} more" if len(before) > 3 else ""
+        console.print(f"there before: {', '.join(before[:3])}{more}", soft_wrap=True, highlight=False)
     for name, reason in left_out.items():
         console.print(f"left out {name}: {reason}", soft_wrap=True, highlight=False)
     console.print(f"{len(corpus.paths())} files of runs in {out}")
 
 
 def _record_one(corpus: Corpus, task: Task, optimizer: str, plan: RecordPlan, left_out: dict[str, str]) -> None:
-    if corpus.has(task.name, optimizer, plan.most_seconds):
-        return
     try:
         corpus.put(task.name, optimizer, record(task, optimizer, plan))
     except (TooSlow, NoMetric, RuntimeError) as error:  # torch: what vmap cannot take

@@ -15,6 +15,7 @@ from rich.progress import Progress, track
 from learnopt.atomic import check_artifact, check_folder, write_bytes
 from learnopt.batched_optimizers import RECIPES
 from learnopt.corpus import Corpus
+from learnopt.locking import locked
 from learnopt.provenance import origin
 from learnopt.table_data import TASKS
 from learnopt.table_file import HEADERS
@@ -53,20 +54,21 @@ def tune_command(
     for note in table.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False)
     sizes, known = _sizes(hidden), knowledges.load(Path(knowledge)) if knowledge else None
-    if predict:
-        table.rows_of(predict, header)  # refused now, not after the training
+    rows = table.rows_of(predict, header) if predict else None  # refused now, not after the training
+    console.print(table.summary(), soft_wrap=True, highlight=False)
     result = tune_table(table, sizes, optimizer, steps, budget, seconds, batch_size, seed, known)
     console.print(str(result), soft_wrap=True, highlight=False)
     console.print(result.reason, soft_wrap=True, highlight=False)
-    entry = result.entry() | table.entry() | {"hidden": list(sizes)}
-    written = [_write(out, entry), result.plot(out / "tuning.png")]
-    if train:
-        fitted = _trained(table, sizes, result, seed, written[0])
-        _write(out, entry | fitted.entry())
-        console.print(_judged(fitted), highlight=False)
-        written.append(fitted.save(out / "model.safetensors"))
-        if predict:
-            written.append(fitted.predict_to(table.rows_of(predict, header), out / "predictions.csv"))
+    with locked(out):  # what two processes write would not belong together
+        written = [_write(out, entry := result.entry() | table.entry() | {"hidden": list(sizes)})]
+        written.append(result.plot(out / "tuning.png"))
+        if train:
+            fitted = _trained(table, sizes, result, seed, written[0])
+            _write(out, entry | fitted.entry())
+            console.print(_judged(fitted), highlight=False)
+            written.append(fitted.save(out / "model.safetensors"))
+            if rows is not None:
+                written.append(fitted.predict_to(rows, out / "predictions.csv"))
     for path in written:
         console.print(f"wrote {path}", soft_wrap=True, highlight=False)
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import joblib
 
-from learnopt import artifact
+from learnopt import artifact, interrupt
 from learnopt.baselines import REGISTRY, Baseline, Settings, get
 from learnopt.figures import Runs
-from learnopt.jobs import Job, Probe, probe
+from learnopt.jobs import Finished, Job, Probe, probe
 from learnopt.kernels import library
 from learnopt.locking import locked
 from learnopt.run_store import RunStore
@@ -213,15 +213,21 @@ class _Grid:
 
     def _execute(self, jobs: list[Job], found: dict[RunConfig, Run]) -> None:
         jobs.sort(key=lambda job: -job.cost)
-        parallel = joblib.Parallel(n_jobs=self.workers, return_as="generator_unordered", batch_size=1)
-        for config, finished, tuned in parallel(joblib.delayed(_call)(job) for job in jobs):
-            for run_config, run in finished:
-                # a worker elsewhere wrote to a disk of its own
-                if not self.store.path(run_config).exists():
-                    self.store.put(run_config, run)
-                found[run_config] = run
-            if tuned is not None:
-                self.result.tuned[config.task, config.optimizer] = tuned
+        grid = joblib.Parallel(n_jobs=self.workers, return_as="generator_unordered", batch_size=1)
+        with grid as parallel:  # which ends the workers where it is left by an interrupt
+            with interrupt.for_this_process_alone():
+                outcomes = parallel(joblib.delayed(_call)(job) for job in jobs)
+            for config, finished, tuned in outcomes:
+                self._take(config, finished, tuned, found)
+
+    def _take(self, config: RunConfig, finished: Finished, tuned: Tuned | None, found: dict[RunConfig, Run]) -> None:
+        for run_config, run in finished:
+            # a worker elsewhere wrote to a disk of its own
+            if not self.store.path(run_config).exists():
+                self.store.put(run_config, run)
+            found[run_config] = run
+        if tuned is not None:
+            self.result.tuned[config.task, config.optimizer] = tuned
 
     def _steps(self, task: str) -> int:
         return self.plan.steps or self.tasks[task].steps

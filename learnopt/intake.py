@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from operator import index
 from typing import Any
 
@@ -89,6 +90,13 @@ def loss_tensor(loss: Tensor | float, device: torch.device) -> Tensor:
     if tensor.is_complex():
         raise ValueError(f"loss must be one real number, got {tensor.dtype}")
     return tensor.reshape(1).to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """No autocast inside: a step may be taken where the forward pass is, and decides in float32 all the same."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def precision(params: list[Tensor]) -> torch.dtype:

@@ -132,7 +132,8 @@ class LearnedOptimizer(ReadOuts):
             grads = [g.clamp(-_GRADIENT_LIMIT, _GRADIENT_LIMIT) for g in grads]
         told = None if told is None else told.clamp(-_LOSS_LIMIT, _LOSS_LIMIT)
         grads = [-g if group["maximize"] else g for g, (_, group) in zip(grads, active, strict=True)]
-        self._advance(active, grads, told)
+        with intake.full_precision(device):
+            self._advance(active, grads, told)
         return returned
 
     def _quick_step(self, active: list[tuple[Tensor, dict[str, Any]]], loss: Tensor | None) -> bool:
@@ -259,6 +260,8 @@ class LearnedOptimizer(ReadOuts):
     def _ours(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         digests = {g.get("weights") for g in state_dict["param_groups"]}
         if digests != {self._meta["digest"]}:
+            if None in digests:
+                raise ValueError("state_dict belongs to an optimizer of another kind: it names no meta-weights")
             found = ", ".join(sorted(str(d)[:12] for d in digests))
             raise ValueError(
                 f"state_dict belongs to meta-weights {found}, this optimizer has {self._meta['digest'][:12]}"

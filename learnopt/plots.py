@@ -28,6 +28,8 @@ COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C", "#7
 LINES = ("--", "-.", ":")
 MARKERS = ("s", "^", "v", "D", "P", "X", "<", ">")
 DPI = 90
+LEGEND_INCHES = 2.2
+"""What the longest label takes in the legend."""
 
 
 def draw(entry: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
@@ -148,7 +150,9 @@ def curves(runs: Runs, tasks: Sequence[str], style: _Style, what: str, of: Calla
     """Small multiples: a panel per task, median and range over the seeds per optimizer."""
     columns = min(4, len(tasks))
     rows = math.ceil(len(tasks) / columns)
-    figure, axes = _figure(max(5.5, 3.4 * columns), 0.9 + 2.5 * rows, rows, columns)
+    width = max(5.5, 3.4 * columns)
+    beside = min(5, len(style.order), int(width / LEGEND_INCHES))
+    figure, axes = _figure(width, 0.5 + 0.2 * math.ceil(len(style.order) / beside) + 2.5 * rows, rows, columns)
     for axis, task in zip(axes.flat, tasks, strict=False):
         for name in style.order:
             _curve(axis, [of(run) for run in runs[task, name]], name, style)
@@ -157,7 +161,7 @@ def curves(runs: Runs, tasks: Sequence[str], style: _Style, what: str, of: Calla
     for axis in list(axes.flat)[len(tasks) :]:
         axis.set_visible(False)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=min(5, len(labels)), frameon=False)
+    figure.legend(handles[::-1], labels[::-1], loc="outside upper center", ncols=beside, frameon=False)
     figure.supxlabel("step   (line: median over seeds, band: their range)", fontsize=10)
     figure.supylabel(what, fontsize=10)
     return figure
@@ -195,8 +199,8 @@ def _loss_axis(axis: Axes) -> None:
 def learning_rates(runs: Runs, tasks: Sequence[str], name: str, most: int = 8) -> Figure:
     """What the meta-network chose on up to `most` tasks, first seed: rate per tensor; schedule and stop probability."""
     shown = [task for task in tasks if runs[task, name][0].observations][:most]
-    figure, axes = _figure(3.5 * min(4, len(shown)) + 1, 4.6 * math.ceil(len(shown) / 4), 2 * math.ceil(len(shown) / 4),
-                           min(4, len(shown)))  # fmt: skip
+    columns, rows = min(4, len(shown)), math.ceil(len(shown) / 4)
+    figure, axes = _figure(max(6.5, 3.5 * columns + 1), 4.6 * rows, 2 * rows, columns)
     for i, task in enumerate(shown):
         row, column = divmod(i, 4)
         seen = runs[task, name][0].observations

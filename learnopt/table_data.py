@@ -154,6 +154,8 @@ class TargetEncoder:
 
     @staticmethod
     def _words(column: pd.Series) -> np.ndarray:
+        if pd.api.types.is_float_dtype(column) and not (column % 1).any() and column.abs().max() < 2**53:
+            column = column.astype(np.int64)  # classes that are whole numbers are called 0, 1, ..., as in the file
         return column.astype(str).to_numpy(dtype=object)
 
     @property

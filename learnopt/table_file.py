@@ -21,7 +21,8 @@ MOST_BYTES = 50_000_000
 CHUNK = 100_000
 SAMPLED_BYTES = 1_000_000
 HEADERS = ("auto", "yes", "no")
-_DECIMAL_COMMA = re.compile(r"\s*-?\d{1,12},\d+\s*")
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d{1,12},\d+\s*|\s*[-+]?\d{1,3}(\.\d{3})+,\d+\s*")
+_THOUSANDS = re.compile(r"\s*[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?\s*")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ].*)?")
 
 
@@ -68,7 +69,7 @@ def _read(location: str, header: str, *, whole: bool, words: Collection[str], le
         if isinstance(error, UnicodeDecodeError):
             raise ValueError(f"{location}: is no UTF-8 text, so no CSV file") from None
         raise ValueError(f"{location}: no CSV table: {str(error).strip().splitlines()[0]}") from None
-    return _typed(cells, header, words)
+    return _typed(cells, header, words, separator)
 
 
 def _separator(path: Path, location: str, least: int) -> str:
@@ -133,8 +134,13 @@ def _of_any_type(column: pd.Series) -> pd.Series:
     """A Parquet column as floats or strings."""
     if pd.api.types.is_datetime64_any_dtype(column):
         return numbers(_seconds(column))
+    if pd.api.types.is_timedelta64_dtype(column):
+        return numbers(column.dt.total_seconds())
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return numbers(column)
+    if pd.api.types.infer_dtype(column) in ("decimal", "date"):  # which pandas keeps as objects
+        found = _numeric(_strings(column))
+        return _strings(column) if found is None else found
     return _strings(column)
 
 
@@ -148,17 +154,36 @@ def numbers(column: pd.Series) -> pd.Series:
     return values.where(values.abs() < LARGEST)
 
 
-def _typed(frame: pd.DataFrame, header: str, words: Collection[str]) -> pd.DataFrame:
+def _typed(frame: pd.DataFrame, header: str, words: Collection[str], separator: str) -> pd.DataFrame:
     """Give columns the names in the first row, if it is a header; turn numbers to floats."""
     if header == "yes" or (header == "auto" and _is_header(frame.iloc[0], frame.iloc[1:])):
         body = frame.iloc[1:]
-        names = [str(cell) if isinstance(cell, str) else str(i) for i, cell in enumerate(frame.iloc[0])]
+        names = [cell.strip() if isinstance(cell, str) else str(i) for i, cell in enumerate(frame.iloc[0])]
         frame = body.reset_index(drop=True)
-        frame.columns = pd.Index([h if names.count(h) == 1 else f"{h}.{i}" for i, h in enumerate(names)])
+        frame.columns = pd.Index(_distinct(names))
     else:
         frame.columns = pd.Index([str(c) for c in frame.columns])
-    typed = {c: None if c in words else _numeric(frame[c]) for c in frame.columns}
-    return pd.DataFrame({c: frame[c] if found is None else found for c, found in typed.items()})
+    typed = {c: None if c in words else _numeric(frame[c], separator) for c in frame.columns}
+    return pd.DataFrame({c: _stripped(frame[c]) if found is None else found for c, found in typed.items()})
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names that come more than once get the number of their column."""
+    found: list[str] = []
+    for i, name in enumerate(names):
+        own = name if names.count(name) == 1 else f"{name}.{i}"
+        while own != name and own in names:
+            own += "_"
+        found.append(own)
+    return found
+
+
+def _stripped(column: pd.Series) -> pd.Series:
+    """Words without the spaces around them; what is missing may have had some, too."""
+    if column.isna().all():
+        return column
+    column = column.str.strip()
+    return column.where(~column.isin(MISSING))
 
 
 def _is_header(first: pd.Series, body: pd.DataFrame) -> bool:
@@ -173,24 +198,39 @@ def _is_header(first: pd.Series, body: pd.DataFrame) -> bool:
     return sum(counted) >= 3 and all(a or b for a, b in zip(counted[after_index:], named[after_index:], strict=True))
 
 
-def _numeric(column: pd.Series) -> pd.Series | None:
+def _numeric(column: pd.Series, separator: str = ",") -> pd.Series | None:
     """The column as floats, or None where fewer than nine tenths of its cells are numbers or dates; infinite ones are
     numbers, but missing ones."""
     present = int(column.notna().sum())
     if not present:
         return None
-    for cells in (column, _decimal_points(column), _dates(column)):
+    for cells in (_plain_commas(column, separator), _dates(column)):
         if cells is not None and int(pd.to_numeric(cells, errors="coerce").notna().sum()) >= 0.9 * present:
             return numbers(cells)
     return None
 
 
-def _decimal_points(column: pd.Series) -> pd.Series | None:
-    """Decimal commas turned into points, if nearly all cells look like that or like whole numbers."""
-    present = column.dropna()
-    if not present.head(50).map(lambda cell: bool(_DECIMAL_COMMA.fullmatch(cell))).any():
-        return None
-    return column.str.replace(",", ".", n=1, regex=False)
+def _plain_commas(column: pd.Series, separator: str) -> pd.Series:
+    """The cells with points for decimal commas, and without separators of thousands as in 1,234.5 or 1.234,5.
+
+    Where every comma might be either, as in 1,234, it is one of thousands if commas separate cells too: who writes
+    decimal commas separates by something else.
+    """
+    has = column.str.contains(",", regex=False, na=False)
+    cells = column[has]
+    if not cells.head(50).map(_is_comma_number).any():
+        return column
+    cells = cells[cells.map(_is_comma_number)]
+    points = cells.str.contains(".", regex=False)
+    either = cells.str.fullmatch(_THOUSANDS).all()
+    if either and (separator == "," or points.any() or cells.str.count(",").max() > 1):
+        return column.str.replace(",", "", regex=False)
+    plain = column.str.replace(".", "", regex=False) if points.any() else column
+    return plain.str.replace(",", ".", n=1, regex=False)
+
+
+def _is_comma_number(cell: str) -> bool:
+    return bool(_DECIMAL_COMMA.fullmatch(cell) or _THOUSANDS.fullmatch(cell))
 
 
 def _dates(column: pd.Series) -> pd.Series | None:

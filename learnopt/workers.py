@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from learnopt import objective
+from learnopt import interrupt, objective
 from learnopt.episodes import EpisodeSpec, TaskSource, episode
 from learnopt.estimators import Episode, Estimate, Estimator
 from learnopt.meta_config import MetaTrainConfig
@@ -105,24 +105,28 @@ class Pool:
             for child in multiprocessing.active_children():
                 child.terminate()
 
+    def _submit(self, job: Callable[..., T], *arguments: Any) -> Future[T]:
+        with interrupt.for_this_process_alone():  # it may start a worker
+            return self._executor.submit(job, *arguments)
+
     def estimate(
         self, estimator: Estimator, theta: Tensor, specs: list[EpisodeSpec], carries: list[dict[str, Any] | None]
     ) -> list[Estimate]:
         """Run all jobs, the longest first; results in the order of `specs`."""
         order = sorted(range(len(specs)), key=lambda i: -specs[i].steps)
         futures: dict[int, Future[Estimate]] = {
-            i: self._executor.submit(_estimate, estimator, theta, specs[i], carries[i]) for i in order
+            i: self._submit(_estimate, estimator, theta, specs[i], carries[i]) for i in order
         }
         return [futures[i].result() for i in range(len(specs))]
 
     def record(self, recorder: Recorder, specs: list[EpisodeSpec]) -> list[Future[Recording]]:
         """Start recording training episodes for the stop head."""
-        return [self._executor.submit(_record, recorder, spec) for spec in specs]
+        return [self._submit(_record, recorder, spec) for spec in specs]
 
     def record_valid(self, recorder: Recorder) -> list[Future[Recording]]:
         """Start recording the validation suite, with the horizon told and untold."""
         count = len(self.source.validation())
-        return [self._executor.submit(_record_valid, recorder, i, told) for i in range(count) for told in (True, False)]
+        return [self._submit(_record_valid, recorder, i, told) for i in range(count) for told in (True, False)]
 
     def validate(self, theta: Tensor, config: MetaTrainConfig, seeds: int) -> dict[str, float]:
         """Meta-loss per task of the validation suite."""
@@ -131,7 +135,7 @@ class Pool:
     def _scores(
         self, theta: Tensor, config: MetaTrainConfig, seeds: int, tasks: Iterable[int]
     ) -> list[tuple[str, float]]:
-        futures = [self._executor.submit(_validate, theta, i, config.valid_steps, seeds, config.kernel) for i in tasks]
+        futures = [self._submit(_validate, theta, i, config.valid_steps, seeds, config.kernel) for i in tasks]
         return [f.result() for f in futures]
 
     @property

@@ -36,7 +36,7 @@ def csv_task(name: str) -> Task:
     order = np.random.default_rng(0).permutation(len(frame))[:MAX_ROWS]
     frame = frame.iloc[order].dropna(subset=[column]).reset_index(drop=True)
     if len(frame) < MIN_ROWS:
-        raise ValueError(f"{location}: {len(frame)} rows with a target, at least {MIN_ROWS} are needed")
+        raise ValueError(f"{location}: {len(frame)} rows with a target {column!r}, at least {MIN_ROWS} are needed")
     train_rows = max(int(0.75 * len(frame)), len(frame) - MAX_VALID_ROWS)
     inputs, wanted = frame.drop(columns=[column]), TargetEncoder(frame[column], train_rows, location)
     features = FeatureEncoder(inputs.iloc[:train_rows], location).encode(inputs)

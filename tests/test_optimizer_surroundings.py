@@ -192,3 +192,18 @@ def test_planned_steps_can_be_changed_after_loading(way: str, weights: str) -> N
         other.step()
         schedules.append(other.schedule)
     assert schedules[0] != schedules[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_around_a_step_changes_nothing(weights: str, way: str, dtype: torch.dtype) -> None:
+    found = []
+    for casting in (False, True):
+        model = network(dtype=dtype)
+        optimizer = LearnedOptimizer(model.parameters(), total_steps=12, weights=weights)
+        for t in range(STEPS):
+            for p, g in zip(model.parameters(), gradients(model, t), strict=True):
+                p.grad = g.to(dtype)
+            with torch.autocast("cpu", torch.bfloat16, enabled=casting):
+                optimizer.step(loss=1 / (t + 1))
+        found.append([*values(model), torch.tensor(optimizer.stop_probability)])
+    assert all(map(torch.equal, *found))

@@ -134,7 +134,9 @@ def test_record_command_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.
     files = Corpus(tmp_path).paths()
     assert [p.name for p in files] == ["iris-linear--adamw.parquet", "iris-linear--sgd.parquet"]
     times = [p.stat().st_mtime_ns for p in files]
+    assert "there before" not in capsys.readouterr().err
     assert cli.run(words) == 0
+    assert "there before: iris-linear with adamw, iris-linear with sgd\n" in capsys.readouterr().err
     assert [p.stat().st_mtime_ns for p in files] == times
     assert cli.run([*words[:-1], "9"]) == 2
     assert "other settings: most_steps 8, now 9" in capsys.readouterr().err.replace("\n", " ")

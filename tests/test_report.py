@@ -11,7 +11,8 @@ from compare_toy import TinyTask
 from matplotlib import image
 from rich.console import Console
 
-from learnopt import report, summary_table
+from learnopt import plots, report, summary_table
+from learnopt.baselines import REGISTRY
 from learnopt.compare import Plan, compare
 
 PICTURES = ["ratios.png", "validation.png", "training.png", "learning-rates.png"]
@@ -95,3 +96,25 @@ def test_read_names_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "compare.json").write_text(json.dumps({"format": 1, "runs": runs}))
     with pytest.raises(ValueError, match=r"gone\.json cannot be read"):
         report.read(tmp_path)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_legends_and_titles_are_not_cut_off(written: Path, number: int) -> None:
+    entry, runs = report.read(written)
+    names = [name for name, baseline in REGISTRY.items() if not baseline.variant]
+    tasks = ["tiny-a", "tiny-b", "tiny-c"][:number]
+    every = {(task, name): runs["tiny-a", "learnopt"] for task in tasks for name in names}
+    style = plots._Style(names, entry["reference"])
+    for figure in (
+        plots.curves(every, tasks, style, "loss", plots._training),
+        plots.learning_rates(every, tasks, "adam"),
+    ):
+        figure.canvas.draw()
+        parts = [*figure.legends, *figure.texts]
+        assert len(parts) >= 2
+        for part in parts:
+            extent = part.get_window_extent()
+            assert extent.x0 >= 0
+            assert extent.y0 >= 0
+            assert extent.x1 <= figure.bbox.x1
+            assert extent.y1 <= figure.bbox.y1

@@ -105,7 +105,7 @@ def test_training_that_fails_scores_lowest() -> None:
         (np.array([["a"]] * 50), np.arange(50.0), {}, "table of finite numbers"),
         (np.zeros((50, 2)), np.arange(49.0), {}, "one value per row"),
         (np.zeros((3, 2)), np.arange(3.0), {}, "3 rows are too few"),
-        (np.zeros((50, 2)), np.zeros(50), {}, "never changes"),
+        (np.zeros((50, 2)), np.zeros(50), {}, "never changes: it is always 0.0"),
         (np.zeros((50, 2)), np.array([np.nan, 1.0] * 25), {}, "y holds values that are not finite"),
         (np.zeros((50, 2)), np.array(["a", "b"] * 25), {"task": "regression"}, "regression, but y holds .*'a'"),
         (np.zeros((50, 2)), np.arange(50.0), {"candidates": ["forest"]}, "unknown candidate 'forest'"),

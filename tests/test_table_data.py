@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +69,56 @@ def test_encoders_are_fitted_on_the_training_rows_alone() -> None:
     assert features[:20].mean().item() == pytest.approx(0, abs=1e-6)
     assert features[:20].std(correction=0).item() == pytest.approx(1, abs=1e-5)
     assert (features[20:] == 20).all()  # outliers are cut
+
+
+COMMAS: dict[str, tuple[str, list[float]]] = {
+    "thousands": ('q,y\n"1,005",1\n998,2\n"-12,345.5",3\n', [1005, 998, -12345.5]),
+    "thousands alone": ("q;y\n1,005,000;1\n998;2\n", [1005000, 998]),
+    "decimals in quotes": ('q,y\n"0,5",1\n998,2\n"1,250",3\n', [0.5, 998, 1.25]),
+    "decimals": ("q;y\n1,005;1\n998;2\n", [1.005, 998]),
+    "decimals and points of thousands": ("q;y\n1.005,5;1\n1.998;2\n-3,25;3\n", [1005.5, 1998, -3.25]),
+}
+
+
+@pytest.mark.parametrize("kind", COMMAS)
+def test_commas_in_numbers(tmp_path: Path, kind: str) -> None:
+    text, expected = COMMAS[kind]
+    (tmp_path / "t.csv").write_text(text)
+    assert read_frame(str(tmp_path / "t.csv"))["q"].tolist() == expected
+
+
+def test_spaces_around_words_and_names_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a , b,price \nx , y,1\nx,y ,2\nNA ,z,3\n")
+    found = read_frame(str(tmp_path / "t.csv"))
+    assert list(found.columns) == ["a", "b", "price"]
+    assert found["a"].dropna().tolist() == ["x", "x"]
+    assert found["b"].tolist() == ["y", "y", "z"]
+
+
+@pytest.mark.parametrize("header", ["a,a,y.1,y", "y.3,b,y,y", "a,a.1,a,a.0"])
+def test_columns_of_one_name_are_told_apart(tmp_path: Path, header: str) -> None:
+    (tmp_path / "t.csv").write_text(header + "\n1,2,3,4\n5,6,7,8\n")
+    found = read_frame(str(tmp_path / "t.csv"))
+    assert len(set(found.columns)) == 4
+    assert found.iloc[0].tolist() == [1, 2, 3, 4]
+    assert {name for name in header.split(",") if header.split(",").count(name) == 1} <= set(found.columns)
+
+
+def test_parquet_columns_that_pandas_keeps_as_objects(tmp_path: Path) -> None:
+    days = pd.date_range("2026-01-01", periods=4)
+    data = pd.DataFrame({
+        "paid": [Decimal("1.25"), Decimal("2.5"), None, Decimal("4")], "day": days.date, "took": days - days[0],
+    })  # fmt: skip
+    data.to_parquet(tmp_path / "t.parquet")
+    found = read_frame(str(tmp_path / "t.parquet"))
+    assert found["paid"].dropna().tolist() == [1.25, 2.5, 4]
+    assert found["day"].diff().dropna().eq(86400).all()
+    assert found["took"].tolist() == [0, 86400, 172800, 259200]
+
+
+def test_classes_that_are_numbers_keep_their_names() -> None:
+    classes = pd.Series([2.0, 1.0, 10.0] * 8, name="y")
+    target = TargetEncoder(classes, 20, "f")
+    assert target.labels == ["1", "10", "2"]
+    assert target.decode(torch.eye(3)[target.encode(classes)]).tolist()[:3] == ["2", "1", "10"]
+    assert TargetEncoder(pd.Series([0.5, 1.0] * 12, name="y"), 20, "f", "classification").labels == ["0.5", "1.0"]

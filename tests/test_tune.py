@@ -206,6 +206,8 @@ def test_files_are_written(tmp_path: Path) -> None:
         ({"steps": 40.5}, "steps must be a whole number of at least 1, got 40.5"),
         ({"budget": -1}, "budget must be a whole number of at least 0, got -1"),
         ({"loss": 3}, "loss must be a function of .model, batch., got int"),
+        ({"loss": lambda model, batch: model(batch[0])}, r"loss must return one number, got shape \("),
+        ({"loss": lambda model, batch: None}, "loss must return one number, got None"),
         ({"knowledge": "mine"}, "knowledge must be what tuner.knowledge.load returns, got str"),
         ({"knowledge": replace(load("adamw"), optimizer="sgd")}, "is about 'sgd', the optimizer is 'adamw'"),
         ({"val_data": 7}, "val_data must be .X, y., or batches, such as a DataLoader; got int"),

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from learnopt import cli, table_file
+from learnopt.locking import locked
 from learnopt.table_file import read_frame
 from learnopt.tuner import table_tuning
 from learnopt.tuner.table_tuning import prepare
@@ -59,7 +60,11 @@ def test_a_table_in_a_recommendation_a_picture_and_a_model_out(
     assert load_file(out / "model.safetensors")["0.weight"].shape == (16, 5)
     predicted = pd.read_csv(out / "predictions.csv")["price"]
     assert len(predicted) == 200
-    assert "learning rate" in said(capsys)
+    text = said(capsys)
+    assert (
+        "target 'price': regression; 2 columns of numbers and 1 of words; 150 rows to train on, 50 to validate" in text
+    )
+    assert "learning rate" in text
 
 
 def test_classes_without_header(tmp_path: Path) -> None:
@@ -149,8 +154,8 @@ REFUSED: dict[str, tuple[str | bytes, list[str], str]] = {
     "no such target": (with_column(), ["--target", "weight"], "no target column 'weight'; choose from: width, height"),
     "constant target": (with_column(price=7.5), [], "the target 'price' never changes"),
     "one class": (with_column(price="same"), [], "the target 'price' never changes: it is always 'same'"),
-    "all targets missing": (with_column(price=np.nan), [], "0 rows with a target"),
-    "three rows": ("a,b\n1,2\n3,4\n5,6\n", [], "3 rows with a target, at least 20"),
+    "all targets missing": (with_column(price=np.nan), [], "0 rows with a target 'price', at least 20"),
+    "three rows": ("a,b\n1,2\n3,4\n5,6\n", [], "3 rows with a target 'b', at least 20"),
     "only text": ("".join(f"text {i},{i % 2}\n" for i in range(60)), [], "no usable feature"),
     "only missing": ("a,b\n" + "".join(f",{i % 2}\n" for i in range(60)), [], "no usable feature"),
     "words to regress": (with_column(price=["a", "b"] * 100), ["--task", "regression"], "holds words, such as 'b'"),
@@ -192,6 +197,14 @@ def test_an_out_that_is_no_folder(tmp_path: Path, place: str, capsys: pytest.Cap
     assert error.count("\n") == 1
     assert "t.csv' is no folder that can be written to" in error
     assert (tmp_path / "t.csv").read_text() == with_column()
+
+
+def test_a_folder_that_another_process_writes_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.csv").write_text(with_column())
+    with locked(tmp_path / "out"):
+        assert run(tmp_path / "t.csv", "--out", tmp_path / "out") == 2
+    assert "is in use by another learnopt process; choose another --out" in said(capsys)
+    assert not list((tmp_path / "out").glob("*.json"))
 
 
 def test_dates_are_numbers(tmp_path: Path) -> None:

@@ -77,9 +77,19 @@ def judge(model: nn.Module, loss: Loss, source: Source) -> float:
     """Mean loss of the validation batches, without a graph; the model is in training mode again afterwards."""
     model.eval()
     with torch.no_grad():
-        values = [float(loss(model, batch)) for batch in source.valid]
+        values = [_number(loss(model, batch)) for batch in source.valid]
     model.train()
     return sum(values) / len(values)
+
+
+def _number(value: Any) -> float:
+    """What a loss returned; refuses what is not one number."""
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"loss must return one number, got shape {tuple(value.shape)}")
+    try:
+        return float(value)
+    except (TypeError, RuntimeError):
+        raise ValueError(f"loss must return one number, got {value!r:.60}") from None
 
 
 class Prober:

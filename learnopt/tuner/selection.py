@@ -145,7 +145,7 @@ def _checked(x: Any, y: Any, task: str, candidates: Sequence[str]) -> tuple[np.n
         raise ValueError(f"task is regression, but y holds {target.dtype}, such as {str(target[0])!r}")
     distinct = np.unique(target)
     if len(distinct) < 2:
-        raise ValueError(f"y never changes: it is always {target[0]!r}")
+        raise ValueError(f"y never changes: it is always {target[:1].tolist()[0]!r}")
     quantity = target.dtype.kind == "f" or (target.dtype.kind in "iu" and len(distinct) > MAX_NUMERIC_CLASSES)
     kind = task if task != "auto" else "regression" if quantity else "classification"
     return features.astype(np.float64), target, kind

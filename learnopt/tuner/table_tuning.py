@@ -59,6 +59,14 @@ class Table:
             "valid_rows": len(self.valid[0]), "notes": self.notes, "preprocessing": self.features.entry(),
         }  # fmt: skip
 
+    def summary(self) -> str:
+        """One line that says what is taken for the target, the task and the features."""
+        target, features = self.target, self.features
+        task = "regression" if target.labels is None else f"classification, {target.outputs} classes"
+        columns = f"{len(features.numeric)} columns of numbers and {len(features.words)} of words"
+        rows = f"{len(self.train[0])} rows to train on, {len(self.valid[0])} to validate"
+        return f"target {self.column!r}: {task}; {columns}; {rows}"
+
     def network(self, hidden: tuple[int, ...]) -> nn.Module:
         """A freshly initialised fully connected network for this table."""
         sizes = [self.train[0].shape[1], *hidden, self.target.outputs]
@@ -100,7 +108,7 @@ def prepare(location: str, target: str = "", task: str = "auto", header: str = "
     if len(present) < len(frame):
         notes.append(f"{len(frame) - len(present)} rows are left out: their {column!r} is missing or infinite")
     if len(present) < LEAST_ROWS:
-        raise ValueError(f"{location}: {len(present)} rows with a target, at least {LEAST_ROWS} are needed")
+        raise ValueError(f"{location}: {len(present)} rows with a target {column!r}, at least {LEAST_ROWS} are needed")
     order = np.random.default_rng(seed_of("split", seed)).permutation(len(present))
     present = present.iloc[order].reset_index(drop=True)
     train_rows = max(int((1 - VALID_SHARE) * len(present)), len(present) - MOST_VALID)
