@@ -142,9 +142,11 @@ def main() -> None:
     networks = [whole(name, chosen.repeats) for name in parts[1]]
     print("fresh processes, 10 million parameters: seconds; buffers as large as the parameters")
     processes = {} if chosen.only else starts(torch.get_num_threads(), 3)
+    loaded = library.load()
     path = write_record(
-        chosen.out / "step-cost.json", threads=torch.get_num_threads(), kernel=library.load() is not None,
-        repeats=chosen.repeats, alone=steps, networks=networks, processes=processes,
+        chosen.out / "step-cost.json", threads=torch.get_num_threads(), kernel=loaded is not None,
+        amx=loaded is not None and bool(loaded.amx_used()), repeats=chosen.repeats, alone=steps, networks=networks,
+        processes=processes,
     )  # fmt: skip
     print(f"wrote {path}")
 

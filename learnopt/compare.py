@@ -18,6 +18,7 @@ from learnopt import artifact, interrupt
 from learnopt.baselines import REGISTRY, Baseline, Settings, get
 from learnopt.figures import Runs
 from learnopt.jobs import Finished, Job, Probe, probe
+from learnopt.kernels import library
 from learnopt.locking import locked
 from learnopt.run_store import RunStore
 from learnopt.task import Task
@@ -28,11 +29,10 @@ Listener = Callable[[float, float], None]
 """Called with (work done, all work), in estimated seconds."""
 
 _ARITHMETIC = (
-    "features.py", "inner_step.py", "intake.py", "kernels/decide.c", "kernels/elements.c", "kernels/elements.h",
-    "kernels/fused.py", "kernels/fused_step.py", "kernels/in_place.py", "kernels/library.py", "kernels/net.h",
-    "kernels/orthogonalise.c", "kernels/orthogonalise.h", "kernels/products.h", "kernels/step.c", "layout.py",
-    "memory.py", "meta_network.py", "optimizer.py", "orthogonal.py", "quick_step.py", "rule.py", "spread.py",
-    "stop_head.py",
+    "features.py", "inner_step.py", "intake.py", "kernels/fused.py", "kernels/fused_step.py", "kernels/in_place.py",
+    "kernels/library.py", "layout.py", "memory.py", "meta_network.py", "optimizer.py", "orthogonal.py",
+    "quick_step.py", "rule.py", "spread.py", "stop_head.py",
+    *(f"kernels/{name}" for name in library.SOURCES + library.HEADERS),
 )  # fmt: skip
 """Sources that decide what the learned optimizer does."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,6 @@ from torch import Tensor
 from learnopt.kernels import library
 from learnopt.orthogonal import BLOCK, NEAR_SQUARE, POLYNOMIALS, block_rows, orthogonalise
 
-needs_compiler = pytest.mark.skipif(library.load() is None, reason="no C compiler, or LEARNOPT_KERNEL=torch")
 BLOCKS = [
     (1, 1),
     (1, 9),
@@ -25,6 +26,21 @@ BLOCKS = [
     (96, 64),
 ]
 BLOCKS += [(64, 97), (97, 64), (5, 300), (300, 5), (64, 130), (130, 64), (31, 1000), (1000, 31)]
+
+
+@pytest.fixture(params=["float32", "amx"])
+def precision(request: pytest.FixtureRequest) -> Iterator[float]:
+    """How far the kernel may be off, with its products taken in float32 and on the AMX unit; relative to the size of
+    what small singular values are multiplied by, some 500 times."""
+    loaded = library.load()
+    if loaded is None:
+        pytest.skip("no C compiler, or LEARNOPT_KERNEL=torch")
+    before = loaded.amx_used()
+    loaded.amx_allow(request.param == "amx")
+    if request.param == "amx" and not loaded.amx_used():
+        pytest.skip("no AMX unit that the system lends")
+    yield {"float32": 1e-3, "amx": 2e-2}[request.param]
+    loaded.amx_allow(before)
 
 
 def in_the_kernel(x: Tensor) -> Tensor:
@@ -44,9 +60,9 @@ def matrix(rows: int, columns: int, seed: int = 0) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
-@needs_compiler
 @pytest.mark.parametrize("shape", BLOCKS)
 @pytest.mark.parametrize("scale", [1.0, 1e-25, 1e15, 1e25])
+@pytest.mark.usefixtures("precision")
 def test_kernel_equals_torch(shape: tuple[int, int], scale: float) -> None:
     x = scale * matrix(*shape)
     slow = orthogonalise(x.double()[None])[0].float()
@@ -54,12 +70,12 @@ def test_kernel_equals_torch(shape: tuple[int, int], scale: float) -> None:
     assert (in_the_kernel(x) - slow).norm() < 1e-3 * slow.norm()
 
 
-@needs_compiler
-@pytest.mark.parametrize("shape", [(40, 40), (40, 200), (200, 40)])
-def test_kernel_on_few_directions_and_on_none(shape: tuple[int, int]) -> None:
-    x = matrix(shape[0], 2) @ matrix(2, shape[1], seed=1)
+@pytest.mark.parametrize("shape", [(40, 40), (40, 200), (200, 40), (64, 128)])
+@pytest.mark.parametrize("rank", [1, 2, 20])
+def test_kernel_on_few_directions_and_on_none(shape: tuple[int, int], rank: int, precision: float) -> None:
+    x = matrix(shape[0], rank) @ matrix(rank, shape[1], seed=1)
     slow = orthogonalise(x.double()[None])[0].float()
-    assert (in_the_kernel(x) - slow).norm() < 1e-3 * slow.norm()
+    assert (in_the_kernel(x) - slow).norm() < precision * slow.norm()
     assert not in_the_kernel(torch.zeros(shape)).any()
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from recorded_curves import make_corpus
 
-from learnopt.stopping import calibrate, curves, peer_network, peer_train, studies
+from learnopt.stopping import calibrate, curves, peer_features, peer_network, peer_train, studies
 from learnopt.stopping.curve_network import CurveNetwork
 from learnopt.stopping.curves import Curves
+from learnopt.stopping.peer_features import Peers
 from learnopt.stopping.session import Session
 
 
@@ -29,10 +30,12 @@ def test_simulated_studies(recorded: Curves) -> None:
     assert studies.result(task, trials, never.ends) == (1.0, True, True)
     strict = studies.simulate(curve, task, trials, lambda x: torch.zeros(len(x)), 0.5, keep=True)
     reached = [task.best[0]]
-    for j in range(1, 16):  # pruned as soon as it neither leads nor is ahead of the best one at the same moment
+    for j in range(1, 16):  # pruned as soon as it neither leads nor is ahead at the moment, of the best one or of all
         champion = min(reached, key=lambda best: float(best[-1]))
         own = task.best[j]
-        end = next((k for k in range(19) if own[k] > champion[-1] and own[k] >= champion[k]), 19)
+        others = [min(float(task.best[i, k]) for i in range(j) if strict.ends[i] >= k) for k in range(20)]
+        behind = [own[k] > champion[-1] and own[k] >= champion[k] and own[k] > others[k] for k in range(19)]
+        end = behind.index(True) if True in behind else 19
         assert strict.ends[j] == end
         reached.append(torch.cat([own[: end + 1], own[end].expand(19 - end)]))
     assert studies.result(task, trials, strict.ends).compute < 0.3
@@ -42,6 +45,28 @@ def test_simulated_studies(recorded: Curves) -> None:
     for first, second in zip(strict.lessons, studies.lessons(curve, task, trials, strict.ends), strict=True):
         assert first.number == second.number
         assert torch.equal(first.inputs, second.inputs)
+
+
+def test_the_foremost_are_not_pruned() -> None:
+    at = torch.arange(100.0)[:, None].expand(100, 3).clone()
+    at[0] = 7.0  # the best one in the end, after a slow start
+    final = at[:, -1].clone()
+    final[0] = 0.0
+    alive = torch.ones(100, 3, dtype=torch.bool)
+    alive[1:50, 1] = False  # the best half did not get to the second moment
+    alive[:, 2] = False
+    peers = Peers(at, alive, final, torch.ones(100, dtype=torch.bool))
+
+    def protected(value: float) -> list[bool]:
+        return peer_features.ahead(torch.full((3,), value), peers).tolist()
+
+    assert protected(6.9) == [True, True, True]  # before the best one at the same moment
+    assert protected(7.1) == [False, True, False]
+    assert protected(52.1) == [False, True, False]  # three and the best one before it at the second moment
+    assert protected(53.1) == [False, False, False]
+    few = Peers(at[:3], torch.ones(3, 3, dtype=torch.bool), final[:3], peers.done[:3])
+    assert peer_features.ahead(torch.full((3,), 1.0), few).all()  # nobody was better
+    assert not peer_features.ahead(torch.full((3,), 7.1), few).any()
 
 
 def test_a_clairvoyant_runs_what_will_lead(recorded: Curves) -> None:

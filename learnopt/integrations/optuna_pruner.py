@@ -38,7 +38,8 @@ class LearnedPruner(BasePruner):
     Networks that have learned from recorded training runs read the trial's own curve, its standing among the finished
     trials and how those with like parameters fared. Every finished trial counts, pruned ones with what they had, so
     that it can prune from the second trial on; scale and sign of the values do not matter. A trial that is better than
-    the best one was at the same step is not pruned, and one that leads only if `prune_leaders` is set.
+    the best one was at the same step is not pruned, nor are the best twentieth (and the best one) at a step, and one
+    that leads only if `prune_leaders` is set.
 
     Args:
         n_startup_trials: pruning is disabled until this number of trials has completed; 0 is as 1, since there is

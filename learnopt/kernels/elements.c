@@ -11,7 +11,7 @@
 
 #include <string.h>
 
-#include "products.h"
+#include "lanes.h"
 
 #ifdef __AVX512F__
 #include <immintrin.h>

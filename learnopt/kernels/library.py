@@ -19,10 +19,11 @@ from typing import Any
 from learnopt import features, memory, meta_network, orthogonal, rule, stop_head
 
 FOLDER = Path(__file__).parent
-SOURCES = ("step.c", "decide.c", "elements.c", "orthogonalise.c")
-HEADERS = ("net.h", "elements.h", "orthogonalise.h", "products.h")
+SOURCES = ("step.c", "decide.c", "elements.c", "orthogonalise.c", "amx.c")
+HEADERS = ("net.h", "elements.h", "orthogonalise.h", "products.h", "lanes.h", "newton_schulz.h", "amx.h", "factors.h")
 SWITCH = "LEARNOPT_KERNEL"
-"""Environment variable: `torch` turns the compiled kernels off, those of Triton too."""
+"""Environment variable: `torch` turns the compiled kernels off, those of Triton too; `float32` leaves Intel's AMX unit
+alone, which is faster and rounds a little more."""
 NATIVE = "-march=native"
 FLAGS = (
     "-O3", NATIVE, "-std=c11", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
@@ -45,6 +46,8 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "orthogonalise": (None, [_ADDRESS, _NUMBER, _NUMBER, _NUMBER]),
     "orthogonalise_room": (_NUMBER, [_NUMBER, _NUMBER]),
     "orthogonalise_stride": (_NUMBER, [_NUMBER]),
+    "amx_used": (_NUMBER, []),
+    "amx_allow": (None, [_NUMBER]),
 }
 """What the library offers: type of the result, types of the arguments."""
 
@@ -166,11 +169,7 @@ def _opened(path: Path) -> ctypes.CDLL | None:
     return library
 
 
-@lru_cache(maxsize=1)
-def load() -> ctypes.CDLL | None:
-    """The library, or None where it is off or cannot be built, which is said once: steps take far longer then."""
-    if os.environ.get(SWITCH, "").lower() == "torch":
-        return None
+def _found() -> ctypes.CDLL | None:
     kept = cache()
     path = None if kept is None else build(kept)
     if path is not None:
@@ -179,6 +178,19 @@ def load() -> ctypes.CDLL | None:
         path = build(Path(folder))
         if path is not None:
             return _opened(path)
+    return None
+
+
+@lru_cache(maxsize=1)
+def load() -> ctypes.CDLL | None:
+    """The library, or None where it is off or cannot be built, which is said once: steps take far longer then."""
+    switch = os.environ.get(SWITCH, "").lower()
+    if switch == "torch":
+        return None
+    library = _found()
+    if library is not None:
+        library.amx_allow(switch != "float32")
+        return library
     _LOG.warning(
         "learnopt found no C compiler (cc, gcc or $CC) that works: steps on the CPU take several times as long; "
         "LEARNOPT_KERNEL=torch silences this"

@@ -1,26 +1,24 @@
 /* learnopt/orthogonal.py for one block: the Gram matrix, a polynomial of it, and one product with the block. */
 #include "orthogonalise.h"
 
-#include <math.h>
 #include <string.h>
 
+#include "amx.h"
 #include "products.h"
 
 #define PANEL 64
-#define TINIEST 1e-37f
-#define LEAST 1e-20f /* traces within these bounds have neither lost much nor overflown */
-#define MOST 1e30f
 
-static const float polynomials[][3] = NEWTON_SCHULZ;
-enum { STEPS = sizeof polynomials / sizeof *polynomials };
+typedef struct {
+    float *numbers;
+} Square;
 
-int64_t orthogonalise_stride(int64_t length) { return padded(length); }
+typedef struct {
+    int64_t m, n, tall;
+    float *x, *panel;
+    Square a, p, q, next;
+} Block;
 
-int64_t orthogonalise_room(int64_t rows, int64_t length)
-{
-    int64_t m = padded(rows < length ? rows : length);
-    return padded(rows) * padded(length) + 4 * m * m + PANEL * m;
-}
+#include "newton_schulz.h"
 
 /* Write a tile of a symmetric matrix and its mirror image; that on the diagonal is made symmetric: what of it is not
  * grows from product to product. */
@@ -37,11 +35,14 @@ static inline __attribute__((always_inline)) void put(int64_t m, int64_t i, int6
     FOR_LANES(r) *(lanes *)(c + (j + r) * m + i) = turned[r];
 }
 
-/* c = weight * (a b) + share * a + diagonal * 1 for matrices (m, m) that are polynomials of one symmetric one */
-static __attribute__((noinline)) void symmetric(int64_t m, const float *a, const float *b, float weight, float share,
-                                                float diagonal, float *c)
+static __attribute__((noinline)) void combine(const Block *o, const Square *first, const Square *second, float weight,
+                                              float share, float diagonal, int uses, const Square *result)
 {
+    int64_t m = o->m;
+    const float *a = first->numbers, *b = second->numbers;
+    float *c = result->numbers;
     _Alignas(64) float sum[LANES * 3 * LANES];
+    (void)uses;
     for (int64_t i = 0; i < m; i += LANES)
         for (int64_t j = i, next; j < m; j = next) {
             int width = taken(m - j);
@@ -57,9 +58,6 @@ static __attribute__((noinline)) void symmetric(int64_t m, const float *a, const
     for (int64_t i = 0; i < m; i++)
         c[i * m + i] += diagonal;
 }
-
-/* c = a b of such matrices */
-static void product(int64_t m, const float *a, const float *b, float *c) { symmetric(m, a, b, 1.0f, 0.0f, 0.0f, c); }
 
 /* The tiles of c from the diagonal on += a' a for a of shape (k, m) */
 static __attribute__((noinline)) void add_squares(int64_t m, int64_t k, const float *a, float *c)
@@ -110,16 +108,17 @@ static __attribute__((noinline)) void apply_to_tall(int64_t m, int64_t n, const 
     }
 }
 
-/* The Gram matrix of the block, panel by panel, and its trace */
-static float gram(int64_t m, int64_t n, int64_t tall, const float *x, float *panel, float *a)
+/* Panel by panel */
+static float squares(const Block *o)
 {
-    float trace = 0.0f;
+    float trace = 0.0f, *a = o->a.numbers;
+    int64_t m = o->m, n = o->n;
     memset(a, 0, (size_t)(m * m) * sizeof *a);
     for (int64_t start = 0; start < n; start += PANEL) {
         int64_t k = n - start < PANEL ? n - start : PANEL;
-        if (!tall)
-            turn_panel(m, n, k, x + start, panel);
-        add_squares(m, k, tall ? x + start * m : panel, a);
+        if (!o->tall)
+            turn_panel(m, n, k, o->x + start, o->panel);
+        add_squares(m, k, o->tall ? o->x + start * m : o->panel, a);
     }
     for (int64_t i = 0; i < m; i += LANES)
         for (int64_t j = i; j < m; j += LANES) {
@@ -132,6 +131,22 @@ static float gram(int64_t m, int64_t n, int64_t tall, const float *x, float *pan
     return trace;
 }
 
+static void take(const Block *o, float by)
+{
+    for (int64_t i = 0; i < o->m * o->m; i++)
+        o->a.numbers[i] *= by;
+}
+
+static void copy(const Block *o, const Square *from, const Square *to)
+{
+    memcpy(to->numbers, from->numbers, (size_t)(o->m * o->m) * sizeof *to->numbers);
+}
+
+static void apply(const Block *o, const Square *q)
+{
+    (o->tall ? apply_to_tall : apply_to_wide)(o->m, o->n, q->numbers, o->x, o->panel);
+}
+
 /* Zeros around the block */
 static void pad(int64_t rows, int64_t length, float *x)
 {
@@ -141,82 +156,23 @@ static void pad(int64_t rows, int64_t length, float *x)
     memset(x + rows * wide, 0, (size_t)((padded(rows) - rows) * wide) * sizeof *x);
 }
 
-static void scale(int64_t size, float by, float *x)
-{
-    for (int64_t i = 0; i < size; i++)
-        x[i] *= by;
-}
+int64_t orthogonalise_stride(int64_t length) { return padded(length); }
 
-static float largest(int64_t size, const float *x)
+int64_t orthogonalise_room(int64_t rows, int64_t length)
 {
-    float most = 0.0f;
-    for (int64_t i = 0; i < size; i++)
-        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-    return most;
-}
-
-/* p = c1 + c3 a + c5 a a: what multiplies the block in one step, for its Gram matrix a */
-static void polynomial(int64_t m, int step, const float *a, float *p)
-{
-    const float *c = polynomials[step];
-    symmetric(m, a, a, c[2], c[1], c[0], p);
-}
-
-static void apply(int64_t m, int64_t n, int64_t tall, const float *q, float *x, float *panel)
-{
-    if (tall)
-        apply_to_tall(m, n, q, x, panel);
-    else
-        apply_to_wide(m, n, q, x, panel);
-}
-
-/* Step by step; a is the Gram matrix of the block divided by its trace. */
-static void iterate(int64_t m, int64_t n, int64_t tall, float trace, float *x, float *a, float *p, float *panel)
-{
-    for (int step = 0; step < STEPS; step++) {
-        polynomial(m, step, a, p);
-        if (step == 0)
-            scale(m * m, 1.0f / sqrtf(trace), p);
-        apply(m, n, tall, p, x, panel);
-        if (step < STEPS - 1)
-            gram(m, n, tall, x, panel, a);
-    }
-}
-
-/* On the Gram matrix alone: all are polynomials of one symmetric matrix, so they commute and products are symmetric. */
-static void compose(int64_t m, int64_t n, int64_t tall, float trace, float *x, float *a, float *p, float *panel)
-{
-    float *q = p + m * m, *spare = q + m * m, *swap;
-    for (int step = 0; step < STEPS; step++) {
-        polynomial(m, step, a, p);
-        if (step == 0)
-            memcpy(q, p, (size_t)(m * m) * sizeof *q);
-        else {
-            product(m, p, q, spare);
-            swap = q, q = spare, spare = swap;
-        }
-        if (step < STEPS - 1) {
-            product(m, p, a, spare);
-            product(m, spare, p, a);
-        }
-    }
-    scale(m * m, 1.0f / sqrtf(trace), q);
-    apply(m, n, tall, q, x, panel);
+    int64_t m = padded(rows < length ? rows : length), own = 4 * m * m + PANEL * m, other = amx_room(m);
+    return padded(rows) * padded(length) + (own > other ? own : other);
 }
 
 void orthogonalise(float *x, int64_t rows, int64_t length, int64_t tall)
 {
     int64_t m = padded(tall ? length : rows), n = padded(tall ? rows : length), size = m * m;
     int near_square = NEAR_SQUARE * (float)(tall ? length : rows) >= (float)(tall ? rows : length);
-    float *a = x + m * n, *p = a + size, *panel = p + 3 * size;
+    float *room = x + m * n;
     pad(rows, length, x);
-    float trace = gram(m, n, tall, x, panel, a);
-    if (!(trace > LEAST && trace < MOST)) {
-        scale(m * n, 1.0f / (largest(m * n, x) + TINIEST), x);
-        trace = gram(m, n, tall, x, panel, a);
-        if (!(trace > 0.0f))
-            return; /* nothing but zeros */
-    }
-    scale(size, 1.0f / trace, a);
-    (near_square ? iterate : compose)(m, n, tall, trace, x, a, p, panel);
+    if (amx_orthogonalise(m, n, tall, near_square, x, room))
+        return;
+    Block o = {.m = m, .n = n, .tall = tall, .x = x, .panel = room + 4 * size,
+               .a = {room}, .p = {room + size}, .q = {room + 2 * size}, .next = {room + 3 * size}};
+    orthogonalise_block(&o, near_square);
 }

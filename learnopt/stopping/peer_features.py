@@ -19,6 +19,9 @@ LIKE = 8
 """Trials nearest in value at the same moment, whose later gains are looked at."""
 MARGIN = 0.005
 """Share of the best value by which a trial must beat it to be worth its steps."""
+FOREMOST = 0.05
+"""The best of so large a share at a moment are not pruned: a network that learned from studies of learning rates thinks
+too little of a good start where architectures and optimizers differ as well."""
 _LIMIT = 8.0
 
 
@@ -45,8 +48,11 @@ def amounts(best: Tensor, peers: Peers) -> Tensor:
 
 
 def ahead(best: Tensor, peers: Peers) -> Tensor:
-    """Whether a trial must not be pruned, `(T,)`: it is better than the best one was at the same moment."""
-    return best < peers.at[int(peers.final.argmin())]
+    """Whether a trial must not be pruned, `(T,)`: it is better than the best one was at the same moment, or among the
+    `FOREMOST` of those that got so far, which is one at least."""
+    better = ((peers.at < best) & peers.alive).sum(0)
+    foremost = (better < max(1.0, FOREMOST * len(peers.final))) & peers.alive.any(0)
+    return (best < peers.at[int(peers.final.argmin())]) | foremost
 
 
 def floor_of(target: Tensor) -> Tensor:

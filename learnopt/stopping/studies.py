@@ -52,7 +52,7 @@ class Lesson(NamedTuple):
 
     number: int  # of the trial in its study
     inputs: Tensor  # (T, INPUTS)
-    leads: Tensor  # (T,): ahead of all earlier trials, or of the best one at the same moment: not to be pruned
+    leads: Tensor  # (T,): ahead of all earlier trials, or foremost at the same moment: not to be pruned
     wins: Tensor  # (T,): it will beat them from here by peer_features.MARGIN
 
 
