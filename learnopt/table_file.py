@@ -222,7 +222,7 @@ def _plain_commas(column: pd.Series, separator: str) -> pd.Series:
         return column
     cells = cells[cells.map(_is_comma_number)]
     points = cells.str.contains(".", regex=False)
-    either = cells.str.fullmatch(_THOUSANDS).all()
+    either = all(_THOUSANDS.fullmatch(cell) for cell in cells)
     if either and (separator == "," or points.any() or cells.str.count(",").max() > 1):
         return column.str.replace(",", "", regex=False)
     plain = column.str.replace(".", "", regex=False) if points.any() else column
