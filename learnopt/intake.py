@@ -94,7 +94,7 @@ def loss_tensor(loss: Tensor | float, device: torch.device) -> Tensor:
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """No autocast inside: a step may be taken where the forward pass is, and decides in float32 all the same."""
-    if not torch.is_autocast_enabled(device.type):
+    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
