@@ -49,6 +49,8 @@ int64_t amx_used(void)
 
 void amx_allow(int64_t allowed) { __atomic_store_n(&forbidden, !allowed, __ATOMIC_RELAXED); }
 
+_Static_assert(GROUP == TERMS, "a group is a chunk of two strips of either factor");
+
 /* Rows of 32 numbers of a symmetric matrix, from row i and column j on; what lies beyond the matrix is zero. */
 typedef struct {
     _Alignas(LINE) float rows[GROUP][GROUP];
@@ -138,6 +140,7 @@ static void combine(const Block *o, const Square *a, const Square *b, float weig
         }
 }
 
+/* As a first factor, which is all that it is wanted for */
 static void copy(const Block *o, const Square *from, const Square *to)
 {
     memcpy(to->left, from->left, (size_t)factor_size(o->m, o->m) * sizeof *to->left);

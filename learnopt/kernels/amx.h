@@ -9,6 +9,6 @@ int64_t amx_room(int64_t m);
  * other and n columns; the other way round where it is tall. Smaller ones are left to others. */
 int amx_orthogonalise(int64_t m, int64_t n, int64_t tall, int near_square, float *x, float *room);
 
-/* Whether it is used; for the tests, 0 turns it off for the process from now on, 1 on again. */
+/* Whether it is used: where it is there, granted and allowed, as it is at first. `amx_allow` is for the whole process. */
 int64_t amx_used(void);
 void amx_allow(int64_t allowed);
