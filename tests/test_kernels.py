@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from toy import ToyTask
 
 from learnopt import LearnedOptimizer, inner_step, meta_network, rule
-from learnopt.kernels import in_place, library, sharing
-from learnopt.kernels.in_place import CHUNK, InPlaceNet
+from learnopt.kernels import in_place, library
+from learnopt.kernels.in_place import InPlaceNet
 from learnopt.layout import Layout
 from learnopt.quick_step import QuickSteps
 from learnopt.unroll import Problem, Telling, unroll
@@ -182,57 +182,6 @@ def test_autograd_notices_that_a_step_changed_its_tensors() -> None:
     optimizer.step(loss=loss)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-
-
-@needs_compiler
-@pytest.mark.parametrize("shapes", [[(700, 500), (700,), (3, 700)], [(CHUNK + 3,), (200, 400), (5,)]])
-def test_threads_change_nothing(shapes: list[tuple[int, ...]]) -> None:
-    def train(threads: int) -> list[Tensor]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            g = torch.Generator().manual_seed(0)
-            layout, params = Layout.of(shapes), [0.1 * torch.randn(2, *s, generator=g) for s in shapes]
-            runs = in_place.InPlaceRuns(thetas(1)[0], layout, params, rule.init_state(layout, params))
-            for _ in range(3):
-                runs.step([torch.randn(2, *s, generator=g) for s in shapes], torch.rand(2, generator=g), 10.0)
-            return [p.detach() for p in runs.params] + [runs.state().statistics]
-        finally:
-            torch.set_num_threads(before)
-
-    one, four = train(1), train(4)
-    assert all(torch.equal(a, b) for a, b in zip(one, four, strict=True))
-
-
-@needs_compiler
-@pytest.mark.parametrize(("size", "threads"), [(in_place.SHARED - 1, 1), (in_place.SHARED, 3)])
-def test_threads_share_the_work_where_it_is_worth_it(size: int, threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        assert len(InPlaceNet(thetas(1)[0], Layout.of([(size,)]), 1)._rooms) == threads
-    finally:
-        torch.set_num_threads(before)
-
-
-@needs_compiler
-def test_threads_of_python_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    def train() -> list[Tensor]:
-        shapes, g = [(300, 400), (CHUNK + 3,), (200, 3, 80)], torch.Generator().manual_seed(0)
-        layout, params = Layout.of(shapes), [torch.randn(2, *s, generator=g) for s in shapes]
-        runs = in_place.InPlaceRuns(thetas(1)[0], layout, params, rule.init_state(layout, params))
-        for _ in range(3):
-            runs.step([torch.randn(2, *s, generator=g) for s in shapes], torch.rand(2, generator=g), 10.0)
-        return [p.detach() for p in runs.params]
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        usual = train()
-        monkeypatch.setattr(sharing, "_forked", lambda: True)
-        assert all(torch.equal(a, b) for a, b in zip(usual, train(), strict=True))
-    finally:
-        torch.set_num_threads(before)
 
 
 @needs_compiler

@@ -20,7 +20,7 @@
 #define LINE 16  /* numbers in a line of the cache */
 #define SHORT 64 /* rows up to this length are short */
 #define AHEAD 8  /* short rows */
-#define FAR 1024 /* numbers */
+#define FAR 384 /* numbers */
 
 typedef union {
     float number;
@@ -105,8 +105,10 @@ Terms terms(const float *theta, const int64_t *o, const float *m, const float *c
     return t;
 }
 
-static inline void moments_of_row(int64_t size, const Terms *t, const float *restrict grad, float *restrict fast,
-                                  float *restrict square, float *restrict momentum)
+/* `momentum`: NULL where nobody wants it */
+static inline __attribute__((always_inline)) void moments_of_row(int64_t size, const Terms *t,
+                                                                 const float *restrict grad, float *restrict fast,
+                                                                 float *restrict square, float *restrict momentum)
 {
     float b0 = t->blend_fast, b1 = t->blend_square, m0 = t->m0, m1 = t->m1, usual = t->usual;
     for (int64_t i = 0; i < size; i++) {
@@ -114,7 +116,8 @@ static inline void moments_of_row(int64_t size, const Terms *t, const float *res
         float g = clamp(kept(grad[i]), -limit, limit);
         fast[i] = lerp(fast[i], g, b0);
         square[i] = lerp(square[i], g * g, b1);
-        momentum[i] = m0 * g + m1 * fast[i];
+        if (momentum)
+            momentum[i] = m0 * g + m1 * fast[i];
     }
 }
 
@@ -200,25 +203,32 @@ static inline void outputs(const Terms *t, const float *restrict x0, const float
     }
 }
 
-static inline void move(int64_t size, const Terms *t, const float *restrict square, const float *restrict whole,
-                        const float *restrict mixed, const float *restrict added, float *restrict param,
-                        float *restrict average, float *restrict seen)
+/* `matrix`: there is an orthogonalised momentum, and decay may be learned */
+static inline __attribute__((always_inline)) void move(int matrix, int64_t size, const Terms *t,
+                                                       const float *restrict square, const float *restrict whole,
+                                                       const float *restrict mixed, const float *restrict added,
+                                                       float *restrict param, float *restrict average,
+                                                       float *restrict seen)
 {
-    float weight = 0;
+    float weight = 0, length = t->length, pull = t->pull, stay = t->stay, keep = t->keep;
     for (int64_t i = 0; i < size; i++) {
-        float direction = mixed[i] + t->whole * whole[i] + (square[i] > 0.0f ? added[i] : 0.0f);
-        float cautious = clamp(turned_by(direction, param[i]), 0.0f, CAUTION), away = param[i] - average[i];
-        float moved = param[i] * (t->keep - t->learned * cautious) - t->length * direction - t->pull * away;
+        float direction = mixed[i] + (square[i] > 0.0f ? added[i] : 0.0f), left = keep, away = param[i] - average[i];
+        if (matrix) {
+            direction += t->whole * whole[i];
+            left -= t->learned * clamp(turned_by(direction, param[i]), 0.0f, CAUTION);
+        }
+        float moved = param[i] * left - length * direction - pull * away;
         param[i] = moved;
-        average[i] = moved + t->stay * (average[i] - moved); /* exactly `moved` in the first step */
+        average[i] = moved + stay * (average[i] - moved); /* exactly `moved` in the first step */
         weight += moved * moved;
     }
     seen[7] += weight;
 }
 
 /* The elements of a few short rows, or a part of one row */
-static __attribute__((noinline)) void advance_tile(const Elements *e, const Terms *terms, int64_t row, int64_t rows, int64_t start, int64_t size,
-                         Tile *x, float *seen)
+static inline __attribute__((always_inline)) void advance_tile(int matrix, const Elements *e, const Terms *terms,
+                                                               int64_t row, int64_t rows, int64_t start, int64_t size,
+                                                               Tile *x, float *seen)
 {
     int64_t wide = padded(size);
     const float *all[] = {e->grad, e->fast, e->square, e->param, e->average};
@@ -239,9 +249,22 @@ static __attribute__((noinline)) void advance_tile(const Elements *e, const Term
     }
     for (int64_t i = 0; i < rows; i++) {
         int64_t at = (row + i) * e->stride + start, to = i * wide;
-        move(size, &t, e->square + at, e->momentum + (row + i) * e->momentum_stride + start, x->mixed + to,
-             x->added + to, e->param + at, e->average + at, seen);
+        const float *whole = matrix ? e->momentum + (row + i) * e->momentum_stride + start : NULL;
+        move(matrix, size, &t, e->square + at, whole, x->mixed + to, x->added + to, e->param + at, e->average + at,
+             seen);
     }
+}
+
+static __attribute__((noinline)) void advance_rows(const Elements *e, const Terms *t, int64_t row, int64_t rows,
+                                                   int64_t start, int64_t size, Tile *x, float *seen)
+{
+    advance_tile(1, e, t, row, rows, start, size, x, seen);
+}
+
+static __attribute__((noinline)) void advance_part(const Elements *e, const Terms *t, Tile *x, float *seen)
+{
+    moments_of_row(e->length, t, e->grad, e->fast, e->square, NULL);
+    advance_tile(0, e, t, 0, 1, 0, e->length, x, seen);
 }
 
 void advance(const Elements *e, const Terms *t, float *seen)
@@ -250,19 +273,17 @@ void advance(const Elements *e, const Terms *t, float *seen)
     int64_t parts = (e->length + TILE - 1) / TILE, part = padded((e->length + parts - 1) / parts), rows = TILE / part;
     for (int64_t row = 0; row < e->rows; row += rows)
         for (int64_t start = 0; start < e->length; start += part)
-            advance_tile(e, t, row, row + rows < e->rows ? rows : e->rows - row, start,
+            advance_rows(e, t, row, row + rows < e->rows ? rows : e->rows - row, start,
                          start + part < e->length ? part : e->length - start, &tile, seen);
 }
 
 void advance_vector(const Elements *e, const Terms *t, float *seen)
 {
     Tile tile;
-    _Alignas(64) float momentum[TILE]; /* not used: the gate of what is no matrix is 0 */
     for (int64_t at = 0; at < e->length; at += TILE) {
         int64_t size = at + TILE < e->length ? TILE : e->length - at;
         Elements part = {1, size, size, size, e->grad + at, e->param + at, e->fast + at, e->average + at,
-                         e->square + at, momentum};
-        moments_of_row(size, t, part.grad, part.fast, part.square, momentum);
-        advance_tile(&part, t, 0, 1, 0, size, &tile, seen);
+                         e->square + at, NULL};
+        advance_part(&part, t, &tile, seen);
     }
 }

@@ -28,9 +28,10 @@ class _Net(ctypes.Structure):
     """`Net` of step.c."""
 
     _fields_ = [
-        ("runs", ctypes.c_int64), ("tensors", ctypes.c_int64), ("number", ctypes.c_int64), ("jobs", ctypes.c_void_p),
-        ("order", ctypes.c_void_p), ("sums", ctypes.c_void_p), ("offset", ctypes.c_void_p),
-        ("theta_stride", ctypes.c_int64), ("theta", ctypes.c_void_p),
+        ("runs", ctypes.c_int64), ("tensors", ctypes.c_int64), ("number", ctypes.c_int64),
+        ("batches", ctypes.c_int64), ("jobs", ctypes.c_void_p), ("order", ctypes.c_void_p), ("begin", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p), ("offset", ctypes.c_void_p), ("theta_stride", ctypes.c_int64),
+        ("theta", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in (
             "size", "is_matrix", "root", "share", "shape_columns", "lr", "weight_decay", "memory", "run",
             "columns", "tensor_columns", "nudge", "context", "param", "fast", "average", "square",
@@ -76,9 +77,9 @@ class InPlaceNet:
         assert loaded is not None, "ask available() first"
         count = len(layout.tensors)
         fixed = self._fixed = _fixed(layout)
-        jobs = _jobs(layout, n)
-        self._threads = torch.get_num_threads() if int(layout.sizes.sum()) * n >= SHARED else 1
-        self._rooms = theta.new_empty(self._threads, jobs.room)
+        threads = torch.get_num_threads() if int(layout.sizes.sum()) * n >= SHARED else 1
+        jobs = _jobs(layout, n, threads)
+        self._rooms = theta.new_empty(threads, jobs.room)
         options = options or fixed.options
         self._library = loaded
         self.columns = theta.new_zeros(n, len(features.GLOBAL))
@@ -88,8 +89,8 @@ class InPlaceNet:
         none: list[Tensor | None] = [None] * count
         self._lists = {name: _pointers(none) for name in _LISTS}
         self._net = _Net(
-            runs=n, tensors=count, number=len(jobs.table), jobs=jobs.table.data_ptr(),
-            order=jobs.order.data_ptr(), sums=sums.data_ptr(),
+            runs=n, tensors=count, number=len(jobs.table), batches=len(jobs.begin) - 1, jobs=jobs.table.data_ptr(),
+            order=jobs.order.data_ptr(), begin=jobs.begin.data_ptr(), sums=sums.data_ptr(),
             offset=fixed.offset.data_ptr(), theta=theta.data_ptr(),
             theta_stride=meta_network.SIZE if theta.numel() > meta_network.SIZE else 0,
             size=fixed.size.data_ptr(), is_matrix=fixed.is_matrix.data_ptr(), root=fixed.root.data_ptr(),
@@ -151,11 +152,12 @@ class _Jobs(NamedTuple):
 
     table: Tensor  # (jobs, 7) int64: `Job` of net.h
     order: Tensor  # (jobs,) int64: the dearest first
+    begin: Tensor  # (batches + 1,) int64: places in that order
     room: int  # floats that one job needs at most
 
 
 @lru_cache(maxsize=256)
-def _jobs(layout: Layout, n: int) -> _Jobs:
+def _jobs(layout: Layout, n: int, threads: int) -> _Jobs:
     table = [
         (k, run, *part) for k, t in enumerate(layout.tensors) for run in range(n) for part in _parts(t)
     ]  # fmt: skip
@@ -164,7 +166,23 @@ def _jobs(layout: Layout, n: int) -> _Jobs:
     loaded = library.load()
     assert loaded is not None
     room = max((loaded.orthogonalise_room(*shape) for shape in set(matrices)), default=0)
-    return _Jobs(jobs, (jobs[:, 3] * jobs[:, 4]).argsort(descending=True, stable=True), room)
+    costs = jobs[:, 3] * jobs[:, 4]
+    order = costs.argsort(descending=True, stable=True)
+    return _Jobs(jobs, order, jobs.new_tensor(_batches(costs[order].tolist(), threads)), room)
+
+
+def _batches(costs: list[int], threads: int) -> list[int]:
+    """Where batches of jobs begin, and the end: long ones first, so that a thread stays on memory that is fetched
+    ahead, then ever shorter ones, so that all threads end together."""
+    if threads == 1:
+        return [0, len(costs)]
+    begin, left, held = [0], sum(costs), 0
+    for i, cost in enumerate(costs):
+        if held and held + cost > left / (2 * threads):
+            begin.append(i)
+            left, held = left - held, 0
+        held += cost
+    return [*begin, len(costs)]
 
 
 def _parts(t: TensorShape) -> list[tuple[int, int, int, int, int]]:

@@ -39,7 +39,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "decide": (None, [_ADDRESS, _ADDRESS, ctypes.c_float]),
     "follow": (None, [_ADDRESS] * 5),
     "all_jobs": (None, [_ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _NUMBER]),
-    "take_jobs": (None, [_ADDRESS, _NUMBER, _ADDRESS, _ADDRESS]),
+    "take_jobs": (None, [_ADDRESS, _NUMBER, _NUMBER, _ADDRESS, _ADDRESS]),
     "largest": (ctypes.c_float, [_ADDRESS]),
     "end_step": (None, [_ADDRESS]),
     "has_openmp": (_NUMBER, []),

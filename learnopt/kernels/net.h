@@ -22,9 +22,10 @@ typedef struct {
 } Job;
 
 typedef struct {
-    int64_t runs, tensors, number; /* of jobs */
+    int64_t runs, tensors, number, batches; /* number: of jobs */
     const Job *jobs;            /* in the order of tensors, runs and places */
     const int64_t *order;       /* (number): the dearest first */
+    const int64_t *begin;       /* (batches + 1): where in that order a thread's batches of jobs begin */
     float *sums;                /* (number, STATISTICS): what each job has seen */
     const int64_t *offset;      /* of the named meta-weights inside theta */
     int64_t theta_stride;       /* 0: one theta for all runs */

@@ -22,8 +22,8 @@ def all_jobs(library: ctypes.CDLL, net: ctypes.Structure, moves: bool, rooms: Te
     if threads == 1 or (library.has_openmp() and not _forked()):
         library.all_jobs(place, moves, threads, rooms.data_ptr(), room)
         return
-    taken = ctypes.c_int64(0)
-    first, *others = [(place, moves, ctypes.byref(taken), row.data_ptr()) for row in rooms]
+    taken = ctypes.c_int64(threads)
+    first, *others = [(place, moves, i, ctypes.byref(taken), row.data_ptr()) for i, row in enumerate(rooms)]
     waiting = [_threads().submit(library.take_jobs, *other) for other in others]  # C runs without Python's lock
     try:
         library.take_jobs(*first)

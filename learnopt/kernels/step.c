@@ -15,6 +15,7 @@
 
 #ifdef _OPENMP
 int omp_get_thread_num(void);
+int omp_get_num_threads(void);
 #endif
 
 int64_t has_openmp(void)
@@ -34,22 +35,35 @@ static Elements elements(const Net *net, const Job *job)
                       .square = net->square[k] + at};
 }
 
-/* The largest size of an element of a job's gradient, as bits: those of infinity, or more, where one is not finite */
+#define STREAMS 8 /* places read from in turn: a processor has more of the memory on its way to it then */
+#define STRETCH 64
+
+/* The larger of `most` and the largest size of an element, as bits */
+static inline int32_t largest_of(int64_t size, const float *x, int32_t most)
+{
+    for (int64_t i = 0; i < size; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bits &= INT32_MAX;
+        most = bits > most ? bits : most;
+    }
+    return most;
+}
+
+/* The largest size of an element of a gradient, as bits: those of infinity, or more, where one is not finite. Of as many
+ * elements as the job has, but those that lie together: all jobs see all. */
 static void look(const Net *net, int64_t j, float *room)
 {
     const Job *job = net->jobs + j;
-    Elements e = elements(net, job);
+    int64_t size = job->rows * job->length, part = size / (STREAMS * STRETCH) * STRETCH;
+    int64_t first = job->run * net->size[job->tensor] + (job->tall ? job->start * job->rows : job->start);
+    const float *grad = net->grad[job->tensor] + first;
     int32_t most = 0;
     (void)room;
-    for (int64_t row = 0; row < e.rows; row++) {
-        const float *grad = e.grad + row * e.stride;
-        for (int64_t i = 0; i < e.length; i++) {
-            int32_t bits;
-            memcpy(&bits, grad + i, sizeof bits);
-            bits &= INT32_MAX;
-            most = bits > most ? bits : most;
-        }
-    }
+    for (int64_t i = 0; i < part; i += STRETCH)
+        for (int k = 0; k < STREAMS; k++)
+            most = largest_of(STRETCH, grad + k * part + i, most);
+    most = largest_of(size - STREAMS * part, grad + STREAMS * part, most);
     memcpy(net->sums + j * STATISTICS, &most, sizeof most);
 }
 
@@ -74,35 +88,42 @@ static void move(const Net *net, int64_t j, float *room)
         advance_vector(&e, &t, sums);
 }
 
-/* Do jobs that nobody has begun until there are none: those of the first or the second kind. Where gradients have
- * stayed zero, momenta decay until they are denormal: calculating with those takes many times as long, for nothing. */
-void take_jobs(const Net *net, int64_t moves, int64_t *next, float *room)
+/* Do jobs of the first or the second kind: batch number `batch`, then those that nobody has begun until there are none.
+ * Where gradients have stayed zero, momenta decay until they are denormal: calculating with those takes many times as
+ * long, for nothing. */
+void take_jobs(const Net *net, int64_t moves, int64_t batch, int64_t *next, float *room)
 {
 #ifdef NO_DENORMALS
     unsigned before = _mm_getcsr();
     _mm_setcsr(before | NO_DENORMALS);
 #endif
-    for (int64_t i; (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < net->number;)
-        (moves ? move : look)(net, net->order[i], room);
+    for (; batch < net->batches; batch = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED))
+        for (int64_t i = net->begin[batch]; i < net->begin[batch + 1]; i++)
+            (moves ? move : look)(net, net->order[i], room);
 #ifdef NO_DENORMALS
     _mm_setcsr(before);
 #endif
 }
 
-/* All jobs, in so many threads, each with `room` floats of its own. */
+/* All jobs, in so many threads, each with `room` floats of its own. A thread begins with the same batch in every step,
+ * which its cache may still hold. */
 void all_jobs(const Net *net, int64_t moves, int64_t threads, float *rooms, int64_t room)
 {
-    int64_t next = 0;
+    int64_t next = 1;
     (void)room;
 #ifdef _OPENMP
     if (threads > 1) {
 #pragma omp parallel num_threads((int)threads)
-        take_jobs(net, moves, &next, rooms + omp_get_thread_num() * room);
+        {
+#pragma omp single
+            next = omp_get_num_threads();
+            take_jobs(net, moves, omp_get_thread_num(), &next, rooms + omp_get_thread_num() * room);
+        }
         return;
     }
 #endif
     (void)threads;
-    take_jobs(net, moves, &next, rooms);
+    take_jobs(net, moves, 0, &next, rooms);
 }
 
 /* The largest over all jobs; infinite where an element is not finite */
