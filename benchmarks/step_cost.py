@@ -11,6 +11,7 @@ moves 40 bytes a parameter (AdamW's 28): bytes a second are compared with those 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -31,6 +32,9 @@ BYTES = {"learnopt": 40, "adamw": 28, "copy": 8}
 """Bytes a parameter read and written: gradient (twice here), parameter and each state buffer."""
 LEAST = 0.02
 """Seconds that one timing takes at least; as many steps as fit."""
+BATCHES = 64
+"""Different batches: one alone is soon fitted to a loss of zero, by the faster learner first, and gradients below 1e-38
+make the backward pass several times slower (unless `torch.set_flush_denormal` is on)."""
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "adamw": lambda params: torch.optim.AdamW(params, fused=True),
     "learnopt": lambda params: LearnedOptimizer(params, total_steps=10_000),
@@ -95,15 +99,16 @@ def alone(name: str, repeats: int) -> dict[str, Any]:
 def whole(name: str, repeats: int) -> dict[str, Any]:
     """Forward and backward pass, `zero_grad` and `step`."""
     make, inputs = WHOLE[name]
-    x = inputs()
-    y = torch.randint(CLASSES, (len(x),))
+    data = [(x, torch.randint(CLASSES, (len(x),))) for x in (inputs() for _ in range(BATCHES))]
     models = {key: make() for key in OPTIMIZERS}
     models["learnopt"].load_state_dict(models["adamw"].state_dict())
 
     def training(key: str) -> Callable[[], None]:
         model, optimizer = models[key], OPTIMIZERS[key](list(models[key].parameters()))
+        batches = itertools.cycle(data)
 
         def step() -> None:
+            x, y = next(batches)
             optimizer.zero_grad()
             loss: Tensor = F.cross_entropy(model(x), y)
             loss.backward()
