@@ -50,7 +50,12 @@ class TensorShape:
 
 
 class Layout:
-    """The parameter tensors that a rule advances together, in order."""
+    """The parameter tensors that a rule advances together, in order.
+
+    Attributes:
+        equalised: number of the tensor whose columns `rule.equaliser` weighs: the first of the matrices, which reads
+            the data, unless it is a convolution; or None.
+    """
 
     def __init__(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         self.tensors = tuple(TensorShape(s) for s in shapes)
@@ -63,6 +68,8 @@ class Layout:
         self.columns = numbers(columns).reshape(len(self.tensors), -1)
         self.sizes = numbers([t.size for t in self.tensors])
         small = [not t.is_matrix and t.size <= JOIN_BELOW for t in self.tensors]
+        first = next((k for k, t in enumerate(self.tensors) if t.is_matrix), None)
+        self.equalised = first if first is not None and self.tensors[first].role == "matrix" else None
         self.joined = tuple(k for k, joins in enumerate(small) if joins)
         self.single = tuple(k for k, joins in enumerate(small) if not joins)
         self.joined_sizes = [self.tensors[k].size for k in self.joined]

@@ -8,7 +8,8 @@ from the last tenth of a told horizon on a pull towards the average of the weigh
 Sources: normalised momentum mixtures and per-parameter MLP after Metz et al. 2022 (VeLO) and Moudgil et al. 2025
 (Celo); orthogonalised momentum after Jordan et al. 2024 (Muon); weights pulled towards their average after Zhang et al.
 2019 (Lookahead), the polynomial average after Shamir and Zhang 2013; decay only where the step shrinks a weight after
-Chen et al. 2025 (Cautious Weight Decay).
+Chen et al. 2025 (Cautious Weight Decay); columns of the first matrix equalised in part as standardised inputs would be,
+LeCun et al. 1998 (Efficient BackProp).
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ ENDING = 0.1
 """Share of the told horizon over which the base logit rises."""
 TINY = 1e-37
 """What quotients and roots are kept from zero by."""
+EQUALISED = 0.25
+"""Directions in the first matrix's columns are multiplied by their mean squared gradient to minus this power, before
+orthogonalisation and after: half the way to what standardised inputs would give (LeCun et al. 1998)."""
+NEVER = 1e-12
+"""Columns with less than this share of the average column's squared gradient are left out: inputs that are always 0."""
 LARGEST = 1e30
 """Squares of weights are counted as no larger, so that their sums stay finite."""
 
@@ -191,6 +197,27 @@ def usual_square(state: RuleState) -> Tensor:
     return torch.where((state.age > CLIP_FROM) & (variance > 0), variance, torch.inf)
 
 
+def equaliser(square: Tensor) -> Tensor:
+    """What the columns of the first matrix are multiplied by, `(N, columns)`, geometric mean 1, from its second moments
+    so far, `(N, rows, columns)`.
+
+    The gradient of a column is proportional to its input: raw inputs, say 0.01 to 1,000, ask for steps as different.
+    """
+    seen = square.mean(1)
+    alive = seen > NEVER * seen.mean(-1, keepdim=True)
+    power = torch.where(alive, -EQUALISED * (seen + TINY).log(), torch.zeros_like(seen))
+    centre = power.sum(-1, keepdim=True) / alive.sum(-1, keepdim=True).clamp_min(1)
+    return torch.where(alive, (power - centre).clamp(-6, 6).exp(), torch.ones_like(seen))
+
+
+def column_factors(layout: Layout, state: RuleState) -> Tensor | None:
+    """`equaliser` of the layout's equalised tensor; None where there is no such tensor."""
+    if layout.equalised is None:
+        return None
+    square = state.square[layout.equalised]
+    return equaliser(square.reshape(len(square), *layout.tensors[layout.equalised].matrix))
+
+
 class Move(NamedTuple):
     """What `advance` returns for one tensor: the new values, and means for the next decision."""
 
@@ -204,12 +231,13 @@ class Move(NamedTuple):
 def advance(
     w: dict[str, Tensor], shape: TensorShape, decision: Decision, k: int | Tensor, rms: Tensor, unit: Tensor,
     usual: Tensor, param: Tensor, grad: Tensor, fast: Tensor, average: Tensor, square: Tensor,
+    factor: Tensor | None = None,
 ) -> Move:  # fmt: skip
     """Move tensor number `k` by one step; all tensors are `(N, *shape)`, `rms`, `unit` and `usual` `(N,)`.
 
     Several vectors joined end to end are moved by one call when `k` gives each parameter's tensor number, `(L,)`, and
-    `rms`, `unit` and `usual` are `(N, L)`. Moments and averages are stored bias-corrected: their first blend weight is
-    1.
+    `rms`, `unit` and `usual` are `(N, L)`. `factor`, `(N, columns)`, weighs a matrix's columns; None for nothing.
+    Moments and averages are stored bias-corrected: their first blend weight is 1.
     """
     size = param.shape
     param, grad, fast, average, square = (x.reshape(len(param), -1) for x in (param, grad, fast, average, square))
@@ -234,10 +262,13 @@ def advance(
     # nothing moves that has never had a gradient, such as the embedding of a word that was not met
     direction = (mix * x[:, :2]).sum(1) * rate + 0.3 * y1 * (square > 0)
     if shape.is_matrix:
-        momentum = mix[:, 0] * cut + mix[:, 1] * fast
         rows, columns = shape.matrix
-        whole = orthogonalise(momentum.view(-1, rows, columns)).reshape(len(param), -1) * max(rows, columns) ** 0.5
+        momentum = (mix[:, 0] * cut + mix[:, 1] * fast).view(-1, rows, columns)
+        momentum = momentum if factor is None else momentum * factor[:, None]
+        whole = orthogonalise(momentum).reshape(len(param), -1) * max(rows, columns) ** 0.5
         direction = torch.lerp(direction, whole, decision.gate[:, one])
+        if factor is not None:
+            direction = (direction.view(-1, rows, columns) * factor[:, None]).reshape(len(param), -1)
     cautious = (direction * param.sign() / CAUTION).clamp(0, 1)
     shrunk = decay * cautious + decision.given_decay[:, one]
     new = param * (1 - shrunk) - step_size * direction - pull * away
@@ -260,11 +291,12 @@ def move(
     statistics = state.statistics.clone()
     rms, usual = state.statistics[..., features.STATISTICS.index("weight")].sqrt(), usual_square(state)
     new, fast, average, square = list(params), list(state.fast), list(state.average), list(state.square)
+    factors = column_factors(layout, state)
     for k in layout.single:
         shape = layout.tensors[k]
         moved = advance(
             w, shape, decision, k, rms[:, k], state.unit[:, k], usual[:, k],
-            params[k], grads[k], fast[k], average[k], square[k],
+            params[k], grads[k], fast[k], average[k], square[k], factors if k == layout.equalised else None,
         )  # fmt: skip
         new[k], fast[k], average[k], square[k], statistics[:, k] = moved
     if layout.joined:

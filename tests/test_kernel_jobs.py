@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_kernels import needs_compiler, thetas
+from test_kernels import in_float32, needs_compiler, thetas  # noqa: F401  # a fixture
 from torch import Tensor
 
-from learnopt import rule
+from learnopt import meta_network, rule
 from learnopt.kernels import in_place, sharing
 from learnopt.kernels.in_place import CHUNK, InPlaceNet
 from learnopt.layout import Layout
@@ -99,3 +99,33 @@ def test_batches_hold_every_job_and_end_small(costs: list[int], threads: int) ->
 
 def test_one_thread_takes_all_at_once() -> None:
     assert in_place._batches([5, 3, 3], 1) == [0, 3]
+
+
+@needs_compiler
+@pytest.mark.usefixtures("in_float32")
+@pytest.mark.parametrize("first", [(200, 70), (70, 200), (130, 130), (5, 4), (3, 300)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_columns_of_very_different_inputs_as_the_rule_has_them(first: tuple[int, int], threads: int) -> None:
+    shapes, g = [(7,), first, (6, first[0])], torch.Generator().manual_seed(0)
+    layout, w = Layout.of(shapes), meta_network.unpack(thetas(1)[0])
+    params = [0.1 * torch.randn(2, *s, generator=g) for s in shapes]
+    inputs = torch.logspace(-3, 3, first[1])
+    inputs[1] = 0.0
+    slow = [p.clone() for p in params]
+    state = rule.init_state(layout, params)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        runs = in_place.InPlaceRuns(thetas(1)[0], layout, params, state)
+        for _ in range(4):
+            grads = [torch.randn(2, *s, generator=g) for s in shapes]
+            grads[1] *= inputs
+            slow, state, _ = rule.apply(w, layout, slow, grads, state, torch.ones(2), torch.tensor(10.0))
+            runs.step(grads, torch.ones(2), 10.0)
+    finally:
+        torch.set_num_threads(before)
+    for a, b in zip(runs.params, slow, strict=True):
+        torch.testing.assert_close(a.detach(), b, rtol=2e-4, atol=1e-6)
+    factor = rule.column_factors(layout, state)
+    assert factor is not None
+    assert factor[0, -1] < 0.05 * factor[0, 0]  # the inputs do make a difference

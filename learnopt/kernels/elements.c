@@ -152,6 +152,18 @@ void moments(const Elements *e, const Terms *t)
     }
 }
 
+static inline void multiply(int64_t size, const float *restrict by, float *restrict x)
+{
+    for (int64_t i = 0; i < size; i++)
+        x[i] *= by[i];
+}
+
+void weigh(const Elements *e)
+{
+    for (int64_t row = 0; e->factor && row < e->rows; row++)
+        multiply(e->length, e->factor, e->momentum + row * e->momentum_stride);
+}
+
 /* What is known of the elements of a tile; what pads its rows is calculated too, and not used */
 typedef struct {
     _Alignas(64) float scale[TILE], a0[TILE], a1[TILE], b[TILE], weight[TILE], mixed[TILE], added[TILE];
@@ -249,6 +261,10 @@ static inline __attribute__((always_inline)) void advance_tile(int matrix, const
     }
     for (int64_t i = 0; i < rows; i++) {
         int64_t at = (row + i) * e->stride + start, to = i * wide;
+        if (matrix && e->factor) {
+            multiply(size, e->factor + start, x->mixed + to);
+            multiply(size, e->factor + start, x->added + to);
+        }
         const float *whole = matrix ? e->momentum + (row + i) * e->momentum_stride + start : NULL;
         move(matrix, size, &t, e->square + at, whole, x->mixed + to, x->added + to, e->param + at, e->average + at,
              seen);
@@ -283,7 +299,7 @@ void advance_vector(const Elements *e, const Terms *t, float *seen)
     for (int64_t at = 0; at < e->length; at += TILE) {
         int64_t size = at + TILE < e->length ? TILE : e->length - at;
         Elements part = {1, size, size, size, e->grad + at, e->param + at, e->fast + at, e->average + at,
-                         e->square + at, NULL};
+                         e->square + at, NULL, NULL};
         advance_part(&part, t, &tile, seen);
     }
 }

@@ -7,6 +7,7 @@ typedef struct {
     int64_t rows, length, stride, momentum_stride;
     const float *grad;
     float *param, *fast, *average, *square, *momentum;
+    const float *factor; /* (length): what columns are multiplied by; NULL for nothing */
 } Elements;
 
 /* What is the same for all elements of a tensor: its decision and the per-parameter MLP, multiplied out */
@@ -26,6 +27,9 @@ Terms terms(const float *theta, const int64_t *offset, const float *m, const flo
 
 /* rule.advance up to the momenta: the moments brought up to date, `momentum` written */
 void moments(const Elements *e, const Terms *t);
+
+/* Multiply rows of momenta by the factor, where there is one. */
+void weigh(const Elements *e);
 
 /* rule.advance after the momenta, which have been orthogonalised: the per-parameter level. `seen` gets STATISTICS
  * sums. */

@@ -25,6 +25,14 @@ def lerp(a, b, weight):
 
 
 @triton.jit
+def factor(own, at, end):
+    """What elements `at` up to `end` are multiplied by: their column's factor where the tensor has such, else 1."""
+    columns = tl.load(own + 6)
+    weighed = at < tl.where(columns > 0, end, 0)
+    return tl.load(element(own, at % tl.maximum(columns, 1), 5), mask=weighed, other=1.0)
+
+
+@triton.jit
 def moments(
     chunks, pointers, rows, momentum,
     CLIP: tl.constexpr, TINY: tl.constexpr, ROW: tl.constexpr, POINTERS: tl.constexpr, BLOCK: tl.constexpr,
@@ -48,7 +56,7 @@ def moments(
     tl.store(fast_at, fast, mask=inside)
     tl.store(square_at, square, mask=inside)
     mixed = tl.load(row + 10) * cut + tl.load(row + 11) * fast
-    tl.store(momentum + place + lane, mixed, mask=matrix)
+    tl.store(momentum + place + lane, mixed * factor(own, at, end), mask=matrix)
 
 
 @triton.jit
@@ -92,6 +100,7 @@ def move(
     direction = mixed + tl.where(square > 0.0, 0.3 * y1, 0.0)
     orthogonal = tl.load(whole + place + lane, mask=matrix, other=0.0)
     direction = lerp(direction, orthogonal, tl.load(row + 9))  # the gate of what is no matrix is 0
+    direction *= factor(own, at, end)
 
     led = tl.where(param > 0.0, direction, tl.where(param < 0.0, -direction, 0.0))
     cautious = tl.clamp(led / CAUTION, 0.0, 1.0)

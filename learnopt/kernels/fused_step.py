@@ -22,7 +22,7 @@ OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}
 TOGETHER = 1 << 24
 """Elements of matrices that are moved together: their momenta are held until they have been orthogonalised."""
 _ROW = 12 + meta_network.WIDTH
-_POINTERS = 5
+_POINTERS = 7  # the last two: the factors of a tensor's columns, and how many columns; 0 where there are none
 
 
 class _Batch(NamedTuple):
@@ -113,7 +113,11 @@ def move(
     plan, rows = _plan(layout, like.device), _rows(state, decision)
     dense = [g.contiguous() for g in grads]
     arrays = zip(dense, params, state.fast, state.average, state.square, strict=True)
-    pointers = torch.tensor([[x.data_ptr() for x in row] for row in arrays], dtype=torch.long, device=like.device)
+    factors = rule.column_factors(layout, state)
+    weighed = [(factors.data_ptr(), factors.shape[-1]) if k == layout.equalised and factors is not None else (0, 0)
+               for k in range(len(params))]  # fmt: skip
+    addresses = [[*(x.data_ptr() for x in row), *more] for row, more in zip(arrays, weighed, strict=True)]
+    pointers = torch.tensor(addresses, dtype=torch.long, device=like.device)
     momentum, total = like.new_empty(max(plan.room, 1)), len(plan.chunks)
     sums, found = like.new_empty(len(features.STATISTICS), total), torch.empty_like(like)
     mlp = [w[name].contiguous() for name in ("mlp_in", "mlp_out", "mlp_out_bias")]

@@ -21,6 +21,8 @@ CHUNK = 32 * 1024
 """Parameters of a vector that are moved in one go; matrices are moved in the blocks that are orthogonalised at once."""
 SHARED = 128 * 1024
 """Parameters in all from which on threads share the work."""
+LOOK, MOVE, SUM_COLUMNS = range(3)
+"""The `works` of step.c."""
 _LISTS = ("memory", "param", "fast", "average", "square", "grad")
 
 
@@ -30,7 +32,10 @@ class _Net(ctypes.Structure):
     _fields_ = [
         ("runs", ctypes.c_int64), ("tensors", ctypes.c_int64), ("number", ctypes.c_int64),
         ("batches", ctypes.c_int64), ("jobs", ctypes.c_void_p), ("order", ctypes.c_void_p), ("begin", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p), ("offset", ctypes.c_void_p), ("theta_stride", ctypes.c_int64),
+        ("sums", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("equalised", "equalised_job", "equalised_rows", "equalised_columns")),
+        ("column_sums", ctypes.c_void_p), ("column_stride", ctypes.c_int64), ("factor", ctypes.c_void_p),
+        ("offset", ctypes.c_void_p), ("theta_stride", ctypes.c_int64),
         ("theta", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in (
             "size", "is_matrix", "root", "share", "shape_columns", "lr", "weight_decay", "memory", "run",
@@ -86,11 +91,16 @@ class InPlaceNet:
         self.tensor_columns = theta.new_zeros(n, count, len(features.TENSOR))
         context = theta.new_zeros(n, count, meta_network.WIDTH)
         sums = theta.new_empty(len(jobs.table), len(features.STATISTICS))
+        columns = _Columns.of(layout, jobs.table)
+        column_sums, factor = theta.new_empty(columns.jobs, columns.stride), theta.new_empty(n, columns.columns)
         none: list[Tensor | None] = [None] * count
         self._lists = {name: _pointers(none) for name in _LISTS}
         self._net = _Net(
             runs=n, tensors=count, number=len(jobs.table), batches=len(jobs.begin) - 1, jobs=jobs.table.data_ptr(),
             order=jobs.order.data_ptr(), begin=jobs.begin.data_ptr(), sums=sums.data_ptr(),
+            equalised=columns.tensor, equalised_job=columns.job, equalised_rows=columns.rows,
+            equalised_columns=columns.columns, column_sums=column_sums.data_ptr(), column_stride=columns.stride,
+            factor=factor.data_ptr(),
             offset=fixed.offset.data_ptr(), theta=theta.data_ptr(),
             theta_stride=meta_network.SIZE if theta.numel() > meta_network.SIZE else 0,
             size=fixed.size.data_ptr(), is_matrix=fixed.is_matrix.data_ptr(), root=fixed.root.data_ptr(),
@@ -100,7 +110,8 @@ class InPlaceNet:
             tensor_columns=self.tensor_columns.data_ptr(),
             **{name: ctypes.addressof(pointers) for name, pointers in self._lists.items()},
         )  # fmt: skip
-        self._kept = (theta, options, context, sums, jobs)  # the memory pointed at
+        self._equalises = columns.jobs > 0
+        self._kept = (theta, options, context, sums, column_sums, factor, jobs)  # the memory pointed at
         self._now: tuple[Any, ...] = ()
 
     def point(self, memories: Sequence[Tensor], run: Tensor, params: Sequence[Tensor], moments: Moments) -> None:
@@ -119,7 +130,7 @@ class InPlaceNet:
     def largest(self, grads: Sequence[Tensor]) -> float:
         """The largest size of an element; infinite where one is not finite."""
         self._lists["grad"][:] = [g.data_ptr() for g in grads]
-        self._all_jobs(moves=False)
+        self._all_jobs(LOOK)
         return float(self._library.largest(ctypes.byref(self._net)))
 
     def follow(self, head: Mapping[str, Tensor]) -> None:
@@ -139,12 +150,34 @@ class InPlaceNet:
         told, added = (None if x is None else x.detach().float().contiguous() for x in (loss, nudge))
         self._net.nudge = None if added is None else added.data_ptr()
         self._library.decide(ctypes.byref(self._net), None if told is None else told.data_ptr(), horizon)
-        self._all_jobs(moves=True)
+        if self._equalises:
+            self._all_jobs(SUM_COLUMNS)
+            self._library.equalise(ctypes.byref(self._net))
+        self._all_jobs(MOVE)
         self._library.end_step(ctypes.byref(self._net))
 
-    def _all_jobs(self, *, moves: bool) -> None:
+    def _all_jobs(self, work: int) -> None:
         """What comes out does not depend on the number of threads."""
-        sharing.all_jobs(self._library, self._net, moves, self._rooms)
+        sharing.all_jobs(self._library, self._net, work, self._rooms)
+
+
+class _Columns(NamedTuple):
+    """The tensor whose columns are weighed, as the kernel is told of it."""
+
+    tensor: int  # -1: none
+    job: int  # the first of its jobs
+    jobs: int
+    rows: int
+    columns: int
+    stride: int  # longest row of a job
+
+    @staticmethod
+    def of(layout: Layout, jobs: Tensor) -> _Columns:
+        if layout.equalised is None:
+            return _Columns(-1, 0, 0, 1, 1, 1)
+        own = (jobs[:, 0] == layout.equalised).nonzero()[:, 0]
+        rows, columns = layout.tensors[layout.equalised].matrix
+        return _Columns(layout.equalised, int(own[0]), len(own), rows, columns, int(jobs[own, 4].max()))
 
 
 class _Jobs(NamedTuple):

@@ -8,6 +8,7 @@
 #define NET_H
 #include <float.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define PARAMETER 6
@@ -27,6 +28,11 @@ typedef struct {
     const int64_t *order;       /* (number): the dearest first */
     const int64_t *begin;       /* (batches + 1): where in that order a thread's batches of jobs begin */
     float *sums;                /* (number, STATISTICS): what each job has seen */
+    int64_t equalised;          /* tensor whose columns are weighed, -1 for none; its first job, its shape */
+    int64_t equalised_job, equalised_rows, equalised_columns;
+    float *column_sums;         /* (jobs of that tensor, their longest row): second moments */
+    int64_t column_stride;      /* that row's length */
+    float *factor;              /* (N, columns): rule.equaliser */
     const int64_t *offset;      /* of the named meta-weights inside theta */
     int64_t theta_stride;       /* 0: one theta for all runs */
     const float *theta;
@@ -51,6 +57,11 @@ static inline float clamp(float x, float low, float high) { return x < low ? low
 static inline float larger(float a, float b) { return a > b ? a : b; }
 static inline float smaller(float a, float b) { return a < b ? a : b; }
 static inline float log_ratio(float a, float b, float floor) { return logf(larger(a, floor) / larger(b, floor)); }
+static inline const float *factor_of(const Net *net, const Job *job)
+{
+    int64_t columns = net->equalised_columns;
+    return job->tensor == net->equalised ? net->factor + job->run * columns + job->start % columns : NULL;
+}
 static inline float lerp(float a, float b, float w) { return a + w * (b - a); }
 
 #endif

@@ -10,20 +10,20 @@ from functools import lru_cache
 from torch import Tensor
 
 
-def all_jobs(library: ctypes.CDLL, net: ctypes.Structure, moves: bool, rooms: Tensor) -> None:
+def all_jobs(library: ctypes.CDLL, net: ctypes.Structure, work: int, rooms: Tensor) -> None:
     """Do all jobs of a `Net` of net.h.
 
     Args:
-        moves: move the parameters; otherwise look at the gradients.
+        work: number of its `works` in step.c.
         rooms: `(threads, room)`, what each thread may write to.
     """
     threads, room = rooms.shape
     place = ctypes.byref(net)
     if threads == 1 or (library.has_openmp() and not _forked()):
-        library.all_jobs(place, moves, threads, rooms.data_ptr(), room)
+        library.all_jobs(place, work, threads, rooms.data_ptr(), room)
         return
     taken = ctypes.c_int64(threads)
-    first, *others = [(place, moves, i, ctypes.byref(taken), row.data_ptr()) for i, row in enumerate(rooms)]
+    first, *others = [(place, work, i, ctypes.byref(taken), row.data_ptr()) for i, row in enumerate(rooms)]
     waiting = [_threads().submit(library.take_jobs, *other) for other in others]  # C runs without Python's lock
     try:
         library.take_jobs(*first)

@@ -32,7 +32,7 @@ static Elements elements(const Net *net, const Job *job)
     int64_t k = job->tensor, at = job->run * net->size[k] + job->start;
     return (Elements){.rows = job->rows, .length = job->length, .stride = job->stride, .grad = net->grad[k] + at,
                       .param = net->param[k] + at, .fast = net->fast[k] + at, .average = net->average[k] + at,
-                      .square = net->square[k] + at};
+                      .square = net->square[k] + at, .factor = factor_of(net, job)};
 }
 
 #define STREAMS 8 /* places read from in turn: a processor has more of the memory on its way to it then */
@@ -82,16 +82,62 @@ static void move(const Net *net, int64_t j, float *room)
         e.momentum = room;
         e.momentum_stride = orthogonalise_stride(e.length);
         moments(&e, &t);
+        weigh(&e);
         orthogonalise(room, e.rows, e.length, job->tall);
+        weigh(&e);
         advance(&e, &t, sums);
     } else
         advance_vector(&e, &t, sums);
 }
 
-/* Do jobs of the first or the second kind: batch number `batch`, then those that nobody has begun until there are none.
+/* Sums of the second moments over the rows of a job, of the tensor whose columns are weighed */
+static void sum_columns(const Net *net, int64_t j, float *room)
+{
+    const Job *job = net->jobs + j;
+    (void)room;
+    if (job->tensor != net->equalised)
+        return;
+    Elements e = elements(net, job);
+    float *sums = net->column_sums + (j - net->equalised_job) * net->column_stride;
+    memset(sums, 0, (size_t)e.length * sizeof *sums);
+    for (int64_t row = 0; row < e.rows; row++)
+        for (int64_t i = 0; i < e.length; i++)
+            sums[i] += e.square[row * e.stride + i];
+}
+
+/* rule.equaliser, from what `sum_columns` has left, in the order of the jobs, so that threads change nothing */
+void equalise(const Net *net)
+{
+    int64_t columns = net->equalised_columns, size = net->equalised_rows * columns, j = net->equalised_job;
+    for (int64_t r = 0; r < net->runs; r++) {
+        float *f = net->factor + r * columns, mean = 0.0f, centre = 0.0f, alive = 0.0f;
+        memset(f, 0, (size_t)columns * sizeof *f);
+        for (int64_t done = 0; done < size; done += net->jobs[j].rows * net->jobs[j].length, j++)
+            for (int64_t i = 0; i < net->jobs[j].length; i++)
+                f[net->jobs[j].start % columns + i] +=
+                    net->column_sums[(j - net->equalised_job) * net->column_stride + i] / (float)net->equalised_rows;
+        for (int64_t i = 0; i < columns; i++)
+            mean += f[i] / (float)columns;
+        for (int64_t i = 0; i < columns; i++)
+            if (f[i] > NEVER * mean) {
+                f[i] = -EQUALISED * logf(f[i] + TINIEST);
+                centre += f[i];
+                alive += 1.0f;
+            } else
+                f[i] = NAN;
+        centre /= larger(alive, 1.0f);
+        for (int64_t i = 0; i < columns; i++)
+            f[i] = f[i] == f[i] ? expf(clamp(f[i] - centre, -6.0f, 6.0f)) : 1.0f;
+    }
+}
+
+typedef void (*Work)(const Net *net, int64_t j, float *room);
+static const Work works[] = {look, move, sum_columns};
+
+/* Do jobs, of kind number `work`: batch number `batch`, then those that nobody has begun until there are none.
  * Where gradients have stayed zero, momenta decay until they are denormal: calculating with those takes many times as
  * long, for nothing. */
-void take_jobs(const Net *net, int64_t moves, int64_t batch, int64_t *next, float *room)
+void take_jobs(const Net *net, int64_t work, int64_t batch, int64_t *next, float *room)
 {
 #ifdef NO_DENORMALS
     unsigned before = _mm_getcsr();
@@ -99,7 +145,7 @@ void take_jobs(const Net *net, int64_t moves, int64_t batch, int64_t *next, floa
 #endif
     for (; batch < net->batches; batch = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED))
         for (int64_t i = net->begin[batch]; i < net->begin[batch + 1]; i++)
-            (moves ? move : look)(net, net->order[i], room);
+            works[work](net, net->order[i], room);
 #ifdef NO_DENORMALS
     _mm_setcsr(before);
 #endif
@@ -107,7 +153,7 @@ void take_jobs(const Net *net, int64_t moves, int64_t batch, int64_t *next, floa
 
 /* All jobs, in so many threads, each with `room` floats of its own. A thread begins with the same batch in every step,
  * which its cache may still hold. */
-void all_jobs(const Net *net, int64_t moves, int64_t threads, float *rooms, int64_t room)
+void all_jobs(const Net *net, int64_t work, int64_t threads, float *rooms, int64_t room)
 {
     int64_t next = 1;
     (void)room;
@@ -117,13 +163,13 @@ void all_jobs(const Net *net, int64_t moves, int64_t threads, float *rooms, int6
         {
 #pragma omp single
             next = omp_get_num_threads();
-            take_jobs(net, moves, omp_get_thread_num(), &next, rooms + omp_get_thread_num() * room);
+            take_jobs(net, work, omp_get_thread_num(), &next, rooms + omp_get_thread_num() * room);
         }
         return;
     }
 #endif
     (void)threads;
-    take_jobs(net, moves, 0, &next, rooms);
+    take_jobs(net, work, 0, &next, rooms);
 }
 
 /* The largest over all jobs; infinite where an element is not finite */
