@@ -53,9 +53,12 @@ ENDING = 0.1
 """Share of the told horizon over which the base logit rises."""
 TINY = 1e-37
 """What quotients and roots are kept from zero by."""
-EQUALISED = 0.25
-"""Directions in the first matrix's columns are multiplied by their mean squared gradient to minus this power, before
-orthogonalisation and after: half the way to what standardised inputs would give (LeCun et al. 1998)."""
+EQUALISED = 0.5
+"""Directions in the first matrix's columns are multiplied by the root of their mean squared gradient to minus this
+power, before orthogonalisation and after: half the way to what standardised inputs would give (LeCun et al. 1998)."""
+SPREAD = (0.7, 1.4)
+"""Standard deviations of the logarithms of those roots: up to the first, as standardised inputs have it, nothing is
+equalised, from the second on all is."""
 NEVER = 1e-12
 """Columns with less than this share of the average column's squared gradient are left out: inputs that are always 0."""
 LARGEST = 1e30
@@ -205,9 +208,12 @@ def equaliser(square: Tensor) -> Tensor:
     """
     seen = square.mean(1)
     alive = seen > NEVER * seen.mean(-1, keepdim=True)
-    power = torch.where(alive, -EQUALISED * (seen + TINY).log(), torch.zeros_like(seen))
-    centre = power.sum(-1, keepdim=True) / alive.sum(-1, keepdim=True).clamp_min(1)
-    return torch.where(alive, (power - centre).clamp(-6, 6).exp(), torch.ones_like(seen))
+    number = alive.sum(-1, keepdim=True).clamp_min(1)
+    log = torch.where(alive, (seen + TINY).log() / 2, torch.zeros_like(seen))
+    centred = torch.where(alive, log - log.sum(-1, keepdim=True) / number, torch.zeros_like(seen))
+    spread = (centred.square().sum(-1, keepdim=True) / number + TINY).sqrt()
+    low, high = SPREAD
+    return (-EQUALISED * ((spread - low) / (high - low)).clamp(0, 1) * centred).clamp(-6, 6).exp()
 
 
 def column_factors(layout: Layout, state: RuleState) -> Tensor | None:

@@ -100,8 +100,9 @@ class SlowRule:
         for k, g in enumerate(x.double() for x in grads):
             cut, f = g, torch.ones(1)
             if k == 0 and t:  # the first matrix's columns, by the gradients before
-                column = self.m[k][1].mean(0)
-                f = column**-0.25 / (column**-0.25).log().mean().exp()
+                log = self.m[k][1].mean(0).sqrt().log()
+                log -= log.mean()
+                f = (-0.5 * log * ((log.std(correction=0) - 0.7) / 0.7).clamp(0, 1)).exp()
             if t >= 10:
                 before = self.m[k][1] / (1 - 0.995**t)
                 cut = torch.minimum(g.abs(), 3 * before.clamp_min(float(before.mean())).sqrt()) * g.sign()
@@ -131,6 +132,7 @@ def test_zero_output_weights_give_the_documented_rule() -> None:
     state, slow = rule.init_state(layout, params), SlowRule([p[0] for p in params], 30)
     for t in range(30):
         _, grads = draw(shapes, 1, seed=t)
+        grads[0] *= torch.tensor([0.1, 1.0, 3.0, 40.0])  # raw inputs
         if t % 7 == 0:
             for g in grads:
                 g.view(-1)[t % g.numel()] *= 40  # an outlier
@@ -297,6 +299,9 @@ def test_the_first_matrix_is_equalised_by_the_inputs_its_gradients_tell_of() -> 
     factor = rule.equaliser(square)
     torch.testing.assert_close(factor, (inputs**-0.5).expand(2, 3), rtol=1e-5, atol=0)
     torch.testing.assert_close(rule.equaliser(1e-20 * square), factor, rtol=1e-4, atol=0)  # whatever the loss's unit
+    half = rule.equaliser(square ** (1.05 / 3.7603))  # a spread of 1.05 instead of 3.76
+    torch.testing.assert_close(half[0], inputs ** (-0.25 * 1.05 / 3.7603), rtol=0.1, atol=0)
+    assert torch.equal(rule.equaliser(square**0.1), torch.ones(2, 3))  # as standardised inputs
 
 
 @pytest.mark.parametrize("value", [0.0, math.inf, math.nan])

@@ -68,7 +68,7 @@ def constants() -> dict[str, float]:
         "SCHEDULE_FLOOR": rule.FLOOR, "UNTOLD": rule.UNTOLD,
         "UNTOLD_STEPS": rule.UNTOLD_STEPS, "UNTOLD_POWER": rule.UNTOLD_POWER, "PULL": rule.PULL,
         "PULL_LOW": rule.PULL_LOGIT[0], "PULL_HIGH": rule.PULL_LOGIT[1], "ENDING": rule.ENDING, "CAUTION": rule.CAUTION,
-        "EQUALISED": rule.EQUALISED, "NEVER": rule.NEVER,
+        "EQUALISED": rule.EQUALISED, "NEVER": rule.NEVER, "SPREAD_LOW": rule.SPREAD[0], "SPREAD_HIGH": rule.SPREAD[1],
         "NEAR_SQUARE": orthogonal.NEAR_SQUARE, "STOP_HIDDEN": stop_head.HIDDEN, "STOP_MEMORY": stop_head.MEMORY,
         "MEMORY": memory.MEMORY_SIZE, "RUN": memory.RUN_SIZE,
         **{f"AT_{name.upper()}": start for name, start in memory.PLACES.items()},

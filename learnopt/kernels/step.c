@@ -110,7 +110,7 @@ void equalise(const Net *net)
 {
     int64_t columns = net->equalised_columns, size = net->equalised_rows * columns, j = net->equalised_job;
     for (int64_t r = 0; r < net->runs; r++) {
-        float *f = net->factor + r * columns, mean = 0.0f, centre = 0.0f, alive = 0.0f;
+        float *f = net->factor + r * columns, mean = 0.0f, centre = 0.0f, alive = 0.0f, spread = 0.0f;
         memset(f, 0, (size_t)columns * sizeof *f);
         for (int64_t done = 0; done < size; done += net->jobs[j].rows * net->jobs[j].length, j++)
             for (int64_t i = 0; i < net->jobs[j].length; i++)
@@ -118,16 +118,20 @@ void equalise(const Net *net)
                     net->column_sums[(j - net->equalised_job) * net->column_stride + i] / (float)net->equalised_rows;
         for (int64_t i = 0; i < columns; i++)
             mean += f[i] / (float)columns;
-        for (int64_t i = 0; i < columns; i++)
-            if (f[i] > NEVER * mean) {
-                f[i] = -EQUALISED * logf(f[i] + TINIEST);
-                centre += f[i];
-                alive += 1.0f;
-            } else
-                f[i] = NAN;
+        for (int64_t i = 0; i < columns; i++) {
+            f[i] = f[i] > NEVER * mean ? logf(f[i] + TINIEST) / 2.0f : NAN;
+            centre += f[i] == f[i] ? f[i] : 0.0f;
+            alive += f[i] == f[i];
+        }
         centre /= larger(alive, 1.0f);
+        for (int64_t i = 0; i < columns; i++) {
+            f[i] = f[i] == f[i] ? f[i] - centre : 0.0f;
+            spread += f[i] * f[i];
+        }
+        spread = sqrtf(spread / larger(alive, 1.0f));
+        float power = -EQUALISED * clamp((spread - SPREAD_LOW) / (SPREAD_HIGH - SPREAD_LOW), 0.0f, 1.0f);
         for (int64_t i = 0; i < columns; i++)
-            f[i] = f[i] == f[i] ? expf(clamp(f[i] - centre, -6.0f, 6.0f)) : 1.0f;
+            f[i] = power < 0.0f ? expf(clamp(power * f[i], -6.0f, 6.0f)) : 1.0f;
     }
 }
 
