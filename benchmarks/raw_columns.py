@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learnopt import artifact, rule
+from learnopt import artifact, equalise
 from learnopt.provenance import write_record
 from learnopt.task import seed_of
 from learnopt.tasks import package_data
@@ -78,12 +78,12 @@ def adamw(task: RowTask) -> list[float]:
     return best.tolist()
 
 
-def learned(task: RowTask, equalised: float) -> list[float]:
+def learned(task: RowTask, power: float) -> list[float]:
     """Final validation losses, with this power of the columns' scales: by the slow rule, whose constant can be set."""
-    rule.EQUALISED = equalised
+    equalise.EQUALISED = power
     problem = Problem(task, SEEDS, kernel=False)
     theta = artifact.load("default").theta
-    _, t = unroll(problem, theta, problem.begin(), 0, STEPS, Telling(STEPS), valid_at=(0, STEPS))
+    _, t = unroll(problem, theta, problem.begin(), 0, STEPS, Telling(STEPS), valid_at=(STEPS,))
     return t.valid[-1].nan_to_num(math.inf, math.inf).tolist()
 
 
@@ -94,9 +94,9 @@ def measure(work: tuple[str, str, bool]) -> dict[str, Any] | None:
     task = task_of(name, network, raw)
     if task is None:
         return None
-    usual = rule.EQUALISED
+    usual = equalise.EQUALISED
     losses = {"adamw": adamw(task), "equalised": learned(task, usual), "before": learned(task, 0.0)}
-    rule.EQUALISED = usual
+    equalise.EQUALISED = usual
     return {"table": name, "network": network, "raw": raw, "losses": losses}
 
 

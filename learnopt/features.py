@@ -104,6 +104,11 @@ AWAY = 5.0
 _TINY = 1e-30
 
 
+def mean_square(x: Tensor) -> Tensor:
+    """Mean square over everything but the run dimension: `(N, *shape)` to `(N,)`."""
+    return (x * x).reshape(len(x), -1).mean(-1)
+
+
 class LossHistory(NamedTuple):
     """Running summary of the training losses; every field has shape `(N,)`."""
 

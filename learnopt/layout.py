@@ -53,7 +53,7 @@ class Layout:
     """The parameter tensors that a rule advances together, in order.
 
     Attributes:
-        equalised: number of the tensor whose columns `rule.equaliser` weighs: the first of the matrices, which reads
+        equalised: number of the tensor whose columns `equalise` weighs: the first of the matrices, which reads
             the data, unless it is a convolution; or None.
     """
 

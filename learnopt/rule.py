@@ -8,8 +8,7 @@ from the last tenth of a told horizon on a pull towards the average of the weigh
 Sources: normalised momentum mixtures and per-parameter MLP after Metz et al. 2022 (VeLO) and Moudgil et al. 2025
 (Celo); orthogonalised momentum after Jordan et al. 2024 (Muon); weights pulled towards their average after Zhang et al.
 2019 (Lookahead), the polynomial average after Shamir and Zhang 2013; decay only where the step shrinks a weight after
-Chen et al. 2025 (Cautious Weight Decay); columns of the first matrix equalised in part as standardised inputs would be,
-LeCun et al. 1998 (Efficient BackProp).
+Chen et al. 2025 (Cautious Weight Decay).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from learnopt import features
+from learnopt import equalise, features
 from learnopt.features import AVERAGE, AWAY, BETA_FAST, BETA_SQUARE, LossHistory
 from learnopt.layout import Layout, TensorShape
 from learnopt.meta_network import HIDDEN, parameter_outputs, schedule_logit, tensor_outputs
@@ -53,14 +52,6 @@ ENDING = 0.1
 """Share of the told horizon over which the base logit rises."""
 TINY = 1e-37
 """What quotients and roots are kept from zero by."""
-EQUALISED = 0.5
-"""Directions in the first matrix's columns are multiplied by the root of their mean squared gradient to minus this
-power, before orthogonalisation and after: half the way to what standardised inputs would give (LeCun et al. 1998)."""
-SPREAD = (0.7, 1.4)
-"""Standard deviations of the logarithms of those roots: up to the first, as standardised inputs have it, nothing is
-equalised, from the second on all is."""
-NEVER = 1e-12
-"""Columns with less than this share of the average column's squared gradient are left out: inputs that are always 0."""
 LARGEST = 1e30
 """Squares of weights are counted as no larger, so that their sums stay finite."""
 
@@ -109,7 +100,7 @@ class Decision(NamedTuple):
 def init_state(layout: Layout, params: list[Tensor]) -> RuleState:
     """State before the first step; `params` are `(N, *shape)`, in the layout's order."""
     n, count = params[0].shape[0], len(params)
-    weight = torch.stack([mean(p * p) for p in params], -1)
+    weight = torch.stack([features.mean_square(p) for p in params], -1)
     zero = weight.new_zeros((), dtype=torch.float32)  # whatever the precision of the parameters
     # a product instead of an assignment, which vmap could not map
     statistics = weight[..., None] * zero.new_tensor([float(name == "weight") for name in features.STATISTICS])
@@ -123,11 +114,6 @@ def init_state(layout: Layout, params: list[Tensor]) -> RuleState:
         peak=zero.new_zeros(n, count), age=zero.new_zeros(count),
         history=features.empty_history(n, weight.device), step=zero,
     )  # fmt: skip
-
-
-def mean(x: Tensor) -> Tensor:
-    """Mean over everything but the run dimension: `(N, *shape)` to `(N,)`."""
-    return x.reshape(len(x), -1).mean(-1)
 
 
 def base_schedule(step: Tensor, horizon: Tensor) -> Tensor:
@@ -200,30 +186,6 @@ def usual_square(state: RuleState) -> Tensor:
     return torch.where((state.age > CLIP_FROM) & (variance > 0), variance, torch.inf)
 
 
-def equaliser(square: Tensor) -> Tensor:
-    """What the columns of the first matrix are multiplied by, `(N, columns)`, geometric mean 1, from its second moments
-    so far, `(N, rows, columns)`.
-
-    The gradient of a column is proportional to its input: raw inputs, say 0.01 to 1,000, ask for steps as different.
-    """
-    seen = square.mean(1)
-    alive = seen > NEVER * seen.mean(-1, keepdim=True)
-    number = alive.sum(-1, keepdim=True).clamp_min(1)
-    log = torch.where(alive, (seen + TINY).log() / 2, torch.zeros_like(seen))
-    centred = torch.where(alive, log - log.sum(-1, keepdim=True) / number, torch.zeros_like(seen))
-    spread = (centred.square().sum(-1, keepdim=True) / number + TINY).sqrt()
-    low, high = SPREAD
-    return (-EQUALISED * ((spread - low) / (high - low)).clamp(0, 1) * centred).clamp(-6, 6).exp()
-
-
-def column_factors(layout: Layout, state: RuleState) -> Tensor | None:
-    """`equaliser` of the layout's equalised tensor; None where there is no such tensor."""
-    if layout.equalised is None:
-        return None
-    square = state.square[layout.equalised]
-    return equaliser(square.reshape(len(square), *layout.tensors[layout.equalised].matrix))
-
-
 class Move(NamedTuple):
     """What `advance` returns for one tensor: the new values, and means for the next decision."""
 
@@ -242,8 +204,8 @@ def advance(
     """Move tensor number `k` by one step; all tensors are `(N, *shape)`, `rms`, `unit` and `usual` `(N,)`.
 
     Several vectors joined end to end are moved by one call when `k` gives each parameter's tensor number, `(L,)`, and
-    `rms`, `unit` and `usual` are `(N, L)`. `factor`, `(N, columns)`, weighs a matrix's columns; None for nothing.
-    Moments and averages are stored bias-corrected: their first blend weight is 1.
+    `rms`, `unit` and `usual` are `(N, L)`. `factor`, `(N, columns)`: of `equalise`. Moments and averages are stored
+    bias-corrected: their first blend weight is 1.
     """
     size = param.shape
     param, grad, fast, average, square = (x.reshape(len(param), -1) for x in (param, grad, fast, average, square))
@@ -269,12 +231,11 @@ def advance(
     direction = (mix * x[:, :2]).sum(1) * rate + 0.3 * y1 * (square > 0)
     if shape.is_matrix:
         rows, columns = shape.matrix
-        momentum = (mix[:, 0] * cut + mix[:, 1] * fast).view(-1, rows, columns)
-        momentum = momentum if factor is None else momentum * factor[:, None]
+        by_column = 1.0 if factor is None else factor[:, None]
+        momentum = (mix[:, 0] * cut + mix[:, 1] * fast).view(-1, rows, columns) * by_column
         whole = orthogonalise(momentum).reshape(len(param), -1) * max(rows, columns) ** 0.5
         direction = torch.lerp(direction, whole, decision.gate[:, one])
-        if factor is not None:
-            direction = (direction.view(-1, rows, columns) * factor[:, None]).reshape(len(param), -1)
+        direction = (direction.view(-1, rows, columns) * by_column).reshape(len(param), -1)
     cautious = (direction * param.sign() / CAUTION).clamp(0, 1)
     shrunk = decay * cautious + decision.given_decay[:, one]
     new = param * (1 - shrunk) - step_size * direction - pull * away
@@ -297,7 +258,7 @@ def move(
     statistics = state.statistics.clone()
     rms, usual = state.statistics[..., features.STATISTICS.index("weight")].sqrt(), usual_square(state)
     new, fast, average, square = list(params), list(state.fast), list(state.average), list(state.square)
-    factors = column_factors(layout, state)
+    factors = equalise.column_factors(layout, state.square)
     for k in layout.single:
         shape = layout.tensors[k]
         moved = advance(

@@ -13,6 +13,7 @@ RUNTIME = {
     "atomic",
     "differentiable",
     "evidence",
+    "equalise",
     "features",
     "layer_groups",
     "layout",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from toy import ToyTask
 
-from learnopt import features, meta_network, rule
+from learnopt import equalise, features, meta_network, rule
 from learnopt.layout import Layout
 from learnopt.orthogonal import orthogonalise
 from learnopt.unroll import Problem, Telling, unroll
@@ -63,7 +63,7 @@ def test_joined_vectors_equal_vectors_one_by_one() -> None:
         one = rule.advance(
             w, shape, decision, k, rms[:, k], state.unit[:, k], usual[:, k],
             params[k], grads[k], state.fast[k], state.average[k], state.square[k],
-            rule.column_factors(layout, state) if k == layout.equalised else None,
+            equalise.column_factors(layout, state.square) if k == layout.equalised else None,
         )  # fmt: skip
         torch.testing.assert_close(new[k], one.param)
         torch.testing.assert_close(moved.square[k], one.square)
@@ -291,38 +291,3 @@ def test_untold_horizon_and_withheld_loss_still_train() -> None:
 def test_unpack_refuses_another_size() -> None:
     with pytest.raises(ValueError, match=r"7 meta-weights"):
         meta_network.unpack(torch.zeros(7))
-
-
-def test_the_first_matrix_is_equalised_by_the_inputs_its_gradients_tell_of() -> None:
-    inputs = torch.tensor([1e-2, 1.0, 100.0])
-    square = (torch.rand(2, 50, 1, generator=torch.Generator().manual_seed(0)) * inputs**2).expand(2, 50, 3)
-    factor = rule.equaliser(square)
-    torch.testing.assert_close(factor, (inputs**-0.5).expand(2, 3), rtol=1e-5, atol=0)
-    torch.testing.assert_close(rule.equaliser(1e-20 * square), factor, rtol=1e-4, atol=0)  # whatever the loss's unit
-    half = rule.equaliser(square ** (1.05 / 3.7603))  # a spread of 1.05 instead of 3.76
-    torch.testing.assert_close(half[0], inputs ** (-0.25 * 1.05 / 3.7603), rtol=0.1, atol=0)
-    assert torch.equal(rule.equaliser(square**0.1), torch.ones(2, 3))  # as standardised inputs
-
-
-@pytest.mark.parametrize("value", [0.0, math.inf, math.nan])
-def test_columns_without_a_usual_gradient_are_left_as_they_are(value: float) -> None:
-    square = torch.ones(1, 4, 5)
-    square[:, :, 0] = value
-    assert torch.equal(rule.equaliser(square), torch.ones(1, 5))
-    assert torch.equal(rule.equaliser(torch.full((1, 4, 5), value)), torch.ones(1, 5))
-
-
-@pytest.mark.parametrize(
-    ("shapes", "first"),
-    [
-        ([(4,), (4, 3), (4,), (2, 4)], 1), ([(8, 3, 3, 3), (8,), (5, 8)], None), ([(3,), ()], None),
-        ([(1, 9), (4, 9)], 1), ([(8, 3, 1), (5, 8)], 0),
-    ],
-)  # fmt: skip
-def test_only_the_first_matrix_is_equalised_and_no_convolution(
-    shapes: list[tuple[int, ...]], first: int | None
-) -> None:
-    layout = Layout.of(shapes)
-    assert layout.equalised == first
-    params, _ = draw(shapes, 1)
-    assert (rule.column_factors(layout, rule.init_state(layout, params)) is None) == (first is None)

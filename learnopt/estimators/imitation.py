@@ -150,7 +150,7 @@ def _as_led(state: rule.RuleState, average: Sequence[Tensor], blend: Tensor, led
     """The state as it is after the teacher's step instead of the rule's own: of it the weights alone are part."""
     kept = tuple(torch.lerp(a, p, b) for a, p, b in zip(average, led, blend, strict=True))
     statistics = state.statistics.clone()
-    statistics[..., _WEIGHT] = torch.stack([rule.mean(p * p) for p in led], -1)
+    statistics[..., _WEIGHT] = torch.stack([features.mean_square(p) for p in led], -1)
     return state._replace(average=kept, statistics=statistics)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from learnopt import features, meta_network, rule
+from learnopt import equalise, features, meta_network, rule
 from learnopt.layout import Layout
 from learnopt.orthogonal import orthogonalise
 from learnopt.rule import Decision, RuleState
@@ -113,7 +113,7 @@ def move(
     plan, rows = _plan(layout, like.device), _rows(state, decision)
     dense = [g.contiguous() for g in grads]
     arrays = zip(dense, params, state.fast, state.average, state.square, strict=True)
-    factors = rule.column_factors(layout, state)
+    factors = equalise.column_factors(layout, state.square)
     weighed = [(factors.data_ptr(), factors.shape[-1]) if k == layout.equalised and factors is not None else (0, 0)
                for k in range(len(params))]  # fmt: skip
     addresses = [[*(x.data_ptr() for x in row), *more] for row, more in zip(arrays, weighed, strict=True)]

@@ -110,7 +110,6 @@ class InPlaceNet:
             tensor_columns=self.tensor_columns.data_ptr(),
             **{name: ctypes.addressof(pointers) for name, pointers in self._lists.items()},
         )  # fmt: skip
-        self._equalises = columns.jobs > 0
         self._kept = (theta, options, context, sums, column_sums, factor, jobs)  # the memory pointed at
         self._now: tuple[Any, ...] = ()
 
@@ -150,7 +149,7 @@ class InPlaceNet:
         told, added = (None if x is None else x.detach().float().contiguous() for x in (loss, nudge))
         self._net.nudge = None if added is None else added.data_ptr()
         self._library.decide(ctypes.byref(self._net), None if told is None else told.data_ptr(), horizon)
-        if self._equalises:
+        if self._net.equalised >= 0:
             self._all_jobs(SUM_COLUMNS)
             self._library.equalise(ctypes.byref(self._net))
         self._all_jobs(MOVE)

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from learnopt import features, memory, meta_network, orthogonal, rule, stop_head
+from learnopt import equalise, features, memory, meta_network, orthogonal, rule, stop_head
 
 FOLDER = Path(__file__).parent
 SOURCES = ("step.c", "decide.c", "elements.c", "orthogonalise.c", "amx.c")
@@ -68,7 +68,8 @@ def constants() -> dict[str, float]:
         "SCHEDULE_FLOOR": rule.FLOOR, "UNTOLD": rule.UNTOLD,
         "UNTOLD_STEPS": rule.UNTOLD_STEPS, "UNTOLD_POWER": rule.UNTOLD_POWER, "PULL": rule.PULL,
         "PULL_LOW": rule.PULL_LOGIT[0], "PULL_HIGH": rule.PULL_LOGIT[1], "ENDING": rule.ENDING, "CAUTION": rule.CAUTION,
-        "EQUALISED": rule.EQUALISED, "NEVER": rule.NEVER, "SPREAD_LOW": rule.SPREAD[0], "SPREAD_HIGH": rule.SPREAD[1],
+        "EQUALISED": equalise.EQUALISED, "NEVER": equalise.NEVER,
+        "SPREAD_LOW": equalise.SPREAD[0], "SPREAD_HIGH": equalise.SPREAD[1],
         "NEAR_SQUARE": orthogonal.NEAR_SQUARE, "STOP_HIDDEN": stop_head.HIDDEN, "STOP_MEMORY": stop_head.MEMORY,
         "MEMORY": memory.MEMORY_SIZE, "RUN": memory.RUN_SIZE,
         **{f"AT_{name.upper()}": start for name, start in memory.PLACES.items()},

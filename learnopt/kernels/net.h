@@ -32,7 +32,7 @@ typedef struct {
     int64_t equalised_job, equalised_rows, equalised_columns;
     float *column_sums;         /* (jobs of that tensor, their longest row): second moments */
     int64_t column_stride;      /* that row's length */
-    float *factor;              /* (N, columns): rule.equaliser */
+    float *factor;              /* (N, columns): equalise.equaliser */
     const int64_t *offset;      /* of the named meta-weights inside theta */
     int64_t theta_stride;       /* 0: one theta for all runs */
     const float *theta;

@@ -105,7 +105,7 @@ static void sum_columns(const Net *net, int64_t j, float *room)
             sums[i] += e.square[row * e.stride + i];
 }
 
-/* rule.equaliser, from what `sum_columns` has left, in the order of the jobs, so that threads change nothing */
+/* equalise.equaliser, from what `sum_columns` has left, in the order of the jobs, so that threads change nothing */
 void equalise(const Net *net)
 {
     int64_t columns = net->equalised_columns, size = net->equalised_rows * columns, j = net->equalised_job;
