@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 
 from learnopt import artifact, equalise
+from learnopt.baselines.base import multiplier
+from learnopt.batched_optimizers import AdamW
 from learnopt.provenance import write_record
 from learnopt.task import seed_of
 from learnopt.tasks import package_data
@@ -33,7 +35,7 @@ from learnopt.unroll import Problem, Telling, unroll
 
 STEPS, BATCH, SEEDS = 400, 32, [1, 2]
 RATES = [10 ** (e / 4) for e in range(-16, 4)]
-WARMUP, DECAY = 0.05, 0.01
+DECAY = 0.01
 FEWEST, MOST_CLASSES, HIDDEN = 80, 30, 32
 FLOOR, LIMIT = 1e-3, math.exp(3)
 
@@ -62,17 +64,11 @@ def adamw(task: RowTask) -> list[float]:
     rate = torch.tensor([r for r, _ in settings]).repeat_interleave(len(SEEDS))
     cosine = torch.tensor([c for _, c in settings]).repeat_interleave(len(SEEDS))
     params = [p.clone() for p in problem.begin().params]
-    first, second = ([torch.zeros_like(p) for p in params] for _ in range(2))
+    optimizer = AdamW(params, torch.full_like(rate, DECAY))
     for t in range(STEPS):
         _, grads = problem.gradients_at(params, t)
-        shape = min(1.0, (t + 1) / (WARMUP * STEPS)) * 0.5 * (1 + math.cos(math.pi * t / STEPS))
-        now = rate * torch.where(cosine, shape, 1.0)
-        for i, (p, g) in enumerate(zip(params, grads, strict=True)):
-            assert g is not None
-            g, lr = g.nan_to_num(0.0, 0.0, 0.0), now.view(-1, *[1] * (p.dim() - 1))
-            first[i], second[i] = torch.lerp(first[i], g, 0.1), torch.lerp(second[i], g * g, 0.001)
-            ahead = first[i] / (1 - 0.9 ** (t + 1)) / ((second[i] / (1 - 0.999 ** (t + 1))).sqrt() + 1e-8)
-            params[i] = p * (1 - DECAY * lr) - lr * ahead
+        shape = torch.where(cosine, multiplier("cosine", t, STEPS), 1.0)
+        optimizer.step([None if g is None else g.nan_to_num(0.0, 0.0, 0.0) for g in grads], rate * shape)
     found = problem.valid_losses(params).nan_to_num(math.inf, math.inf).view(len(settings), -1)
     best: Tensor = found[int(found.clamp_min(1e-8).log().mean(1).argmin())]
     return best.tolist()
