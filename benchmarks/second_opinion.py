@@ -37,6 +37,8 @@ PLAIN = "0.001 constant"
 SEEDS = (1, 2)
 LOOKS = 10
 LATE = 0.05
+FEW = 300
+"""Rows to train on that are reported by themselves below."""
 FLOOR, LIMIT = 1e-6, 2.0
 """Losses below the first count as that; logarithms of ratios count within the second."""
 Step = Callable[[int, Tensor], None]
@@ -148,6 +150,17 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     }  # fmt: skip
 
 
+def tables(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The summary of all tasks, by rows to train on and by kind."""
+    parts = {
+        "all": rows,
+        f"below {FEW} rows": [r for r in rows if r["rows"] < FEW],
+        f"{FEW} rows or more": [r for r in rows if r["rows"] >= FEW],
+    }
+    parts |= {kind: [r for r in rows if r["kind"] == kind] for kind in KINDS}
+    return {name: summary(part) for name, part in parts.items() if part}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="the learned optimizer on tasks written after its weights")
     parser.add_argument("--out", type=Path, default=Path("results/second-opinion"))
@@ -162,7 +175,7 @@ def main() -> None:
             left = (time.time() - started) / len(rows) * (len(waiting) - len(rows))
             print(f"{len(rows)} of {len(waiting)} tasks, about {left / 60:.1f} minutes left", flush=True)
     rows.sort(key=lambda row: (row["kind"], row["index"]))
-    table = {"all": summary(rows)} | {kind: summary([r for r in rows if r["kind"] == kind]) for kind in KINDS}
+    table = tables(rows)
     for name, line in table.items():
         print(f"{name:22}", *[f"{key} {value:.2f}" for key, value in line.items()])
     path = write_record(chosen.out / "second-opinion.json", seeds=list(SEEDS), summary=table, rows=rows)
