@@ -14,8 +14,11 @@ from learnopt.kernels import fused_guard, fused_step, in_place
 from learnopt.layout import Layout
 from learnopt.rule import Decision
 
-MOMENTS = ("exp_avg", "param_avg", "exp_avg_sq")
+AVERAGE = "param_avg"
+MOMENTS = ("exp_avg", AVERAGE, "exp_avg_sq")
 """Names of the rule's large state of a parameter: momentum, averaged weights, second moment."""
+TRAINED = "param_trained"
+"""State of a parameter that holds its average instead: the weights that train."""
 
 
 class Work(NamedTuple):
@@ -164,6 +167,8 @@ def check_shapes(number: int, p: Tensor, state: Mapping[str, Tensor]) -> None:
     if "memory" in state:
         shape = (*p.shape, 2) if p.is_complex() else tuple(p.shape)
         expected |= {"memory": (memory.MEMORY_SIZE,), **dict.fromkeys(MOMENTS, shape)}
+    if TRAINED in state:
+        expected[TRAINED] = tuple(p.shape)
     for name, shape in expected.items():
         found = tuple(state[name].shape) if name in state else None
         if found != shape:

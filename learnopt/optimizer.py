@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from learnopt import artifact, inner_step, intake, memory, meta_network, quick_step, spread, stop_head
+from learnopt.averaged_weights import AveragedWeights
 from learnopt.inner_step import MOMENTS, Work
 from learnopt.layout import Layout
-from learnopt.read_outs import ReadOuts
 
 _GRADIENT_LIMIT = 1e15
 """Larger gradients are cut to this: sums of their squares would overflow float32."""
@@ -24,10 +24,10 @@ _LOSS_LIMIT = 1e30
 _BETAS = (0.9, 0.995)
 """In every group for schedulers that cycle the momentum (OneCycleLR, CyclicLR) and refuse optimizers without; the rule
 does not read them."""
-_OPTIONS = ("lr", "weight_decay", "maximize", "total_steps", "betas")
+_OPTIONS = ("lr", "weight_decay", "maximize", "total_steps", "betas", "averaged")
 
 
-class LearnedOptimizer(ReadOuts):
+class LearnedOptimizer(AveragedWeights):
     r"""A pretrained learned optimizer: no learning rate, no schedule to choose.
 
     A small meta-network reads each step's gradients and loss, and sets every parameter's step, the schedule, the weight
@@ -76,7 +76,7 @@ class LearnedOptimizer(ReadOuts):
         self._unpacked: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
         defaults = {
             "lr": lr, "weight_decay": weight_decay, "maximize": maximize,
-            "total_steps": total_steps, "weights": loaded.digest, "betas": _BETAS,
+            "total_steps": total_steps, "weights": loaded.digest, "betas": _BETAS, "averaged": False,
         }  # fmt: skip
         super().__init__(params, defaults)
 
@@ -101,7 +101,11 @@ class LearnedOptimizer(ReadOuts):
         Returns:
             What the closure returned, None without one. A step whose gradients or loss are not finite changes nothing
             but `skipped_steps`.
+
+        Raises:
+            RuntimeError: the parameters hold their averages, since `eval()`.
         """
+        self._check_training()
         returned = None
         if closure is not None:
             intake.check_closure(closure)

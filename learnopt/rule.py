@@ -42,8 +42,8 @@ WARMUP = 0.03
 """Share of the told horizon that the base schedule warms up for."""
 FLOOR = 0.005
 """The base schedule does not fall below this, so that a horizon told too short does not freeze the run."""
-UNTOLD, UNTOLD_STEPS, UNTOLD_POWER = 2.0, 20.0, 0.7
-"""The base schedule where the horizon is unknown: a scale, the steps of warm-up, how it falls."""
+UNTOLD, UNTOLD_STEPS = 2.0, 100.0
+"""The base schedule where the horizon is unknown: a scale, and the steps of warm-up, after which it falls."""
 PULL = 0.3
 """Largest share of the way to the averaged weights that one step goes back."""
 PULL_LOGIT = (-6.0, 2.0)
@@ -124,7 +124,7 @@ def base_schedule(step: Tensor, horizon: Tensor) -> Tensor:
     """
     share = (step + 1) / horizon.clamp_min(1)
     told = (share / WARMUP).clamp(max=1.0) * (1 - step / horizon.clamp_min(1)).clamp(min=FLOOR)
-    untold = UNTOLD * ((step + 1) / UNTOLD_STEPS).clamp(max=1.0) * (1 + step / UNTOLD_STEPS) ** -UNTOLD_POWER
+    untold = UNTOLD * ((step + 1) / UNTOLD_STEPS).clamp(max=1.0) / (1 + step / UNTOLD_STEPS)
     return torch.where(horizon > 0, told, untold)
 
 

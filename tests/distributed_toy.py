@@ -69,7 +69,7 @@ def prepared(way: str, label: str) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def trained(way: str, label: str, folder: Path, rank: int, ranks: int) -> list[Tensor]:
-    """The whole parameters at the end."""
+    """The whole averages midway, of the learned optimizer, and the parameters at the end."""
     model, optimizer = prepared(way, label)
     own = label == "LearnedOptimizer"
     recorder = Recorder(optimizer, names=model) if own and rank == 0 else None  # one rank looks, the others do not wait
@@ -87,8 +87,20 @@ def trained(way: str, label: str, folder: Path, rank: int, ranks: int) -> list[T
         target = {"model": states[0], "optimizer": states[1]}
         dcp.load(target, checkpoint_id=folder / "saved")
         set_state_dict(model, optimizer, model_state_dict=target["model"], optim_state_dict=target["optimizer"])
+    looked = averaged(model, optimizer) if isinstance(optimizer, LearnedOptimizer) else []
     train(model, optimizer, range(STEPS // 2, STEPS), rank, ranks)
-    return [spread.whole(p).detach().clone() for p in model.parameters()]
+    return looked + [spread.whole(p).detach().clone() for p in model.parameters()]
+
+
+def averaged(model: nn.Module, optimizer: LearnedOptimizer) -> list[Tensor]:
+    """The whole averages, and that training weights come back."""
+    before = [spread.whole(p).detach().clone() for p in model.parameters()]
+    optimizer.eval()
+    found = [spread.whole(p).detach().clone() for p in model.parameters()]
+    assert not any(torch.equal(a, b) for a, b in zip(before, found, strict=True))
+    optimizer.train()
+    assert all(torch.equal(a, spread.whole(p)) for a, p in zip(before, model.parameters(), strict=True))
+    return found
 
 
 def main(folder: Path, label: str, ways: list[str]) -> None:

@@ -170,6 +170,21 @@ def test_variants_tell_the_learned_rule_less_or_otherwise() -> None:
     assert len({tuple(losses) for losses in seen.values()}) == len(names)
 
 
+def test_variants_that_validate_at_the_average() -> None:
+    for last, averaged in (
+        ("learnopt_untold", "learnopt_averaged"), ("learnopt_blind", "learnopt_blindaveraged"),
+        ("learnopt_double", "learnopt_doubleaveraged"),
+    ):  # fmt: skip
+        model = TinyTask().build(0)
+        steppers = [get(name).make(model, Settings(1.0), 50, "default") for name in (last, averaged)]
+        assert [stepper.averages for stepper in steppers] == [False, True]
+        runs = [train(TinyTask(), config(name)) for name in (last, averaged)]
+        assert runs[0].losses == runs[1].losses  # looking at the average does not disturb training
+        assert [row[0] for row in runs[0].validation] == [row[0] for row in runs[1].validation]
+        assert runs[0].validation[0] == runs[1].validation[0]
+        assert all(a[1] != b[1] for a, b in zip(runs[0].validation[1:], runs[1].validation[1:], strict=True))
+
+
 def test_only_those_who_are_asked_for_run_variants() -> None:
     assert not any("_untold" in name or "_undecayed" in name for name in default_optimizers(full=True))
     assert "muon" in default_optimizers(full=True)

@@ -13,7 +13,9 @@ from optimizer_toy import assert_same, network, values
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetRegressor
-from skorch.callbacks import EarlyStopping
+from skorch.callbacks import Checkpoint, EarlyStopping
+from skorch.dataset import Dataset
+from skorch.helper import predefined_split
 from torch import Tensor, nn
 from trainer_toy import data, impatient_weights, in_groups, losses_told, plain_loop
 
@@ -21,6 +23,11 @@ from learnopt import LearnedOptimizer
 from learnopt.integrations.skorch import LearnedOptimizerCallback
 
 X, Y = (np.asarray(t) for t in data().tensors)
+
+
+def same() -> Dataset:
+    """The rows to train on, to validate with."""
+    return Dataset(X, Y)
 
 
 class Toy(nn.Module):
@@ -129,3 +136,39 @@ def test_scikit_learn_clones_and_searches() -> None:
     search.fit(X, Y)
     assert search.best_estimator_.optimizer_.param_groups[0]["lr"] == search.best_params_["lr"]
     assert search.best_estimator_.optimizer_.param_groups[0]["total_steps"] == 24
+
+
+class Watched(Toy):
+    """Keeps the weights that it was validated with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[Tensor]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            self.seen.append(values(self.net))
+        return super().forward(x)
+
+
+def test_validation_and_the_fitted_net_have_the_averaged_weights() -> None:
+    callbacks = [LearnedOptimizerCallback(), EarlyStopping(patience=99, sink=lambda _: None)]
+    fitted = NeuralNetRegressor(
+        Watched, lr=1, optimizer=LearnedOptimizer, max_epochs=4, batch_size=8, train_split=predefined_split(same()),
+        verbose=0, callbacks=callbacks,
+    ).fit(X, Y)  # fmt: skip
+    truth, optimizer = plain_loop(in_groups(1, 4), None)
+    optimizer.eval()
+    assert_same(fitted.module_.seen[-1], values(truth))
+    assert_same(values(fitted.module_), values(truth))
+    fitted.optimizer_.train()
+    optimizer.train()
+    assert_same(values(fitted.module_), values(truth))
+
+
+def test_the_best_weights_that_a_callback_loads_stay(tmp_path: Path) -> None:
+    keep = Checkpoint(monitor="valid_loss_best", load_best=True, dirname=str(tmp_path))
+    callbacks = [LearnedOptimizerCallback(), EarlyStopping(patience=99, sink=lambda _: None), keep]
+    fitted = net(train_split=predefined_split(same()), callbacks=callbacks).fit(X, Y)
+    saved = torch.load(tmp_path / "params.pt", weights_only=True)
+    assert_same(list(saved.values()), [p.detach() for p in fitted.module_.parameters()])

@@ -7,63 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from optimizer_toy import assert_same, network, values
-from torch import Tensor, nn
-from torch.nn import functional
-from trainer_toy import data, impatient_weights, in_groups, losses_told, plain_loop
+from optimizer_toy import assert_same, values
+from trainer_toy import impatient_weights, in_groups, losses_told, plain_loop
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
     EarlyStoppingCallback,
     Trainer,
     TrainerCallback,
-    TrainingArguments,
     get_constant_schedule,
     get_linear_schedule_with_warmup,
 )
+from transformers_toy import ROWS, Toy, arguments, learned, trainer_for, with_callback
 
 from learnopt import LearnedOptimizer
-from learnopt.integrations import decisions
 from learnopt.integrations.transformers import LearnedOptimizerCallback, TrainersOptimizer
-
-
-class Toy(nn.Module):
-    """The network of the other tests as the Trainer wants it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = network()
-
-    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"loss": functional.mse_loss(self.net(x), labels)}
-
-
-ROWS = [{"x": x, "labels": y} for x, y in data()]
-
-
-def arguments(folder: Path, **options: Any) -> TrainingArguments:
-    usual = {
-        "lr_scheduler_type": "constant", "max_grad_norm": 0, "per_device_train_batch_size": 8, "num_train_epochs": 4,
-        "use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 6,
-        "train_sampling_strategy": "sequential",
-    }  # fmt: skip
-    return TrainingArguments(str(folder), **(usual | options))
-
-
-def trainer_for(folder: Path, *, weights: str = "default", **options: Any) -> Trainer:
-    model = Toy()
-    made = (LearnedOptimizer(model.parameters(), weights=weights), None)
-    return Trainer(model, arguments(folder, **options), train_dataset=ROWS, eval_dataset=ROWS, optimizers=made)
-
-
-def with_callback(trainer: Trainer, **options: Any) -> LearnedOptimizerCallback:
-    callback = LearnedOptimizerCallback(trainer, **options)
-    trainer.add_callback(callback)
-    return callback
-
-
-def learned(trainer: Trainer) -> LearnedOptimizer:
-    return decisions.find(trainer.optimizer)
 
 
 @pytest.mark.parametrize("count", [1, 4])  # 4: the last step of an epoch of 6 batches has only two
@@ -100,6 +58,7 @@ def test_steps_that_a_scaler_skips_leave_no_loss_behind(tmp_path: Path) -> None:
         batches[epoch + 2] = [(x / (torch.arange(8) != 4)[:, None], y)]
     truth, _ = plain_loop(batches, 12, scaler=scaler())
     assert losses_told(learned(trainer)) == 10
+    learned(trainer).train()  # the end that was told is not reached
     assert_same(values(trainer.model), values(truth))
 
 

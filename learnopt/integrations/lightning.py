@@ -23,11 +23,18 @@ from learnopt.optimizer import LearnedOptimizer
 _log = logging.getLogger(__name__)
 
 
+def _learned(trainer: Trainer) -> list[LearnedOptimizer]:
+    return [o for o in trainer.optimizers if isinstance(o, LearnedOptimizer)]
+
+
 class LearnedOptimizerCallback(Callback):  # type: ignore[misc]
     """Logs `LearnedOptimizer`'s decisions through the module's logger and stops the trainer.
 
     It also hands over the mean loss of all accumulated batches. Without it Lightning's closure tells the last batch's
     loss divided by `accumulate_grad_batches`, and nothing under `16-mixed` precision or manual optimisation.
+
+    Validation and what is saved after it see the averaged weights (`LearnedOptimizer.eval()`), and so does whoever
+    takes the module at the end of a training that was cut short or whose number of steps was not told.
 
     Args:
         layers: log the learning rate of every parameter tensor, not only schedule and stop probability.
@@ -49,13 +56,21 @@ class LearnedOptimizerCallback(Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._forget()
-        self._optimizers = [o for o in trainer.optimizers if isinstance(o, LearnedOptimizer)]
+        self._optimizers = _learned(trainer)
         if not self._optimizers:
             found = ", ".join(type(o).__name__ for o in trainer.optimizers) or "none"
             raise ValueError(f"configure_optimizers must return a LearnedOptimizer, got {found}")
         if len(trainer.optimizers) == 1:  # of several, no one knows whose loss a backward pass is
             self._told = ToldLoss(self._optimizers[0], "mean")
         self.stop_reason, self._steps = None, trainer.global_step
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        for optimizer in self._optimizers:
+            optimizer.train()
+
+    def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
+        for optimizer in _learned(trainer):
+            optimizer.eval()
 
     def on_before_zero_grad(self, *_: Any) -> None:
         if self._told is not None:
@@ -77,8 +92,9 @@ class LearnedOptimizerCallback(Callback):  # type: ignore[misc]
         if self._stop:
             self._end(trainer)
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         self._forget()
+        self.on_validation_start(trainer)
 
     def on_exception(self, *_: Any) -> None:
         self._forget()

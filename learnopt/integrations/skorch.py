@@ -21,7 +21,8 @@ class LearnedOptimizerCallback(Callback):  # type: ignore[misc]
     """Writes `schedule` and `stop_probability` into the history after every epoch and stops when the optimizer says so.
 
     Where `total_steps` is unknown it tells the number of batches in `max_epochs`, unless an `EarlyStopping` is there:
-    then that number means little.
+    then that number means little. Validation, checkpoints and the fitted net have the averaged weights
+    (`LearnedOptimizer.eval()`), unless a callback loads the best ones.
 
     Args:
         stop: end training as skorch's `EarlyStopping` does.
@@ -55,6 +56,10 @@ class LearnedOptimizerCallback(Callback):  # type: ignore[misc]
                 for group in optimizer.param_groups:
                     group["total_steps"] = net.max_epochs * len(batches)
 
+    def on_batch_begin(self, net: Any, batch: Any = None, training: bool = False, **_: Any) -> None:
+        optimizer = decisions.find(net.optimizer_)
+        optimizer.train() if training else optimizer.eval()
+
     def on_epoch_end(self, net: Any, **_: Any) -> None:
         optimizer = decisions.find(net.optimizer_)
         net.history.record("schedule", optimizer.schedule)
@@ -64,3 +69,7 @@ class LearnedOptimizerCallback(Callback):  # type: ignore[misc]
             if net.verbose:
                 print(f"Stopping: {self.stop_reason_}")
             raise KeyboardInterrupt  # skorch's way to end `fit`
+
+    def on_train_end(self, net: Any, *_: Any, **__: Any) -> None:
+        if not any(getattr(callback, "load_best", False) for _, callback in net.callbacks_):
+            decisions.find(net.optimizer_).eval()

@@ -52,6 +52,9 @@ class LearnedOptimizerCallback(TrainerCallback):  # type: ignore[misc]
     over accumulated batches. Where `total_steps` is unknown it tells the Trainer's number of steps, unless an
     `EarlyStoppingCallback` is there: then that number means little.
 
+    The Trainer by itself evaluates at the averaged weights (it calls `LearnedOptimizer.eval()`) and saves them where it
+    saves after that; with the callback the model has them at the end, too, unless the best one is loaded.
+
     Args:
         trainer: the Trainer that the callback is added to.
         layers: log the learning rate of every parameter tensor, not only schedule and stop probability.
@@ -124,6 +127,8 @@ class LearnedOptimizerCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._forget()
+        if not args.load_best_model_at_end:
+            decisions.find(kwargs["optimizer"]).eval()
 
     def _overheard(self, training_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def overheard(*args: Any, **kwargs: Any) -> Tensor:

@@ -107,7 +107,7 @@ static float base_schedule(float step, float horizon)
         float span = larger(horizon, 1.0f);
         return clamp((step + 1.0f) / span / WARMUP, 0.0f, 1.0f) * larger(1.0f - step / span, SCHEDULE_FLOOR);
     }
-    return UNTOLD * clamp((step + 1.0f) / UNTOLD_STEPS, 0.0f, 1.0f) * powf(1.0f + step / UNTOLD_STEPS, -UNTOLD_POWER);
+    return UNTOLD * clamp((step + 1.0f) / UNTOLD_STEPS, 0.0f, 1.0f) / (1.0f + step / UNTOLD_STEPS);
 }
 
 /* rule.base_pull */
