@@ -3,7 +3,8 @@
     python benchmarks/trainer_habits.py --out results/trainer-habits/trainer-habits.json
 
 Each habit changes one thing about a training loop that tells the loss and the number of steps; ratios of the final
-validation and training losses to that loop's, geometric means. A run that diverges counts as a ratio of 10.
+validation and training losses to that loop's, geometric means. A run that diverges counts as a ratio of 10. The Trainer
+of Transformers evaluates at the averaged weights.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Habit:
     total_steps: bool = True
     weight_decay: float | None = None
     lr: float = 1.0
+    averaged: bool = False  # validates after `optimizer.eval()`
 
 
 HABITS = {
@@ -45,8 +47,8 @@ HABITS = {
     "clipped": Habit("Transformers: max_grad_norm=1 by default", clip=1.0),
     "linear": Habit("Transformers: lr_scheduler_type='linear' by default", linear=True),
     "undecayed": Habit("Transformers: optimizer_cls_and_kwargs with weight_decay=0 by default", weight_decay=0.0),
-    "untold": Habit("Transformers: no callback", told_share=None, total_steps=False),
-    "all four": Habit("Transformers: all of these", 1.0, True, None, False, 0.0),
+    "untold": Habit("Transformers: no callback", told_share=None, total_steps=False, averaged=True),
+    "all four": Habit("Transformers: all of these", 1.0, True, None, False, 0.0, averaged=True),
     "eighth": Habit("Lightning: accumulate_grad_batches=8 without the callback", told_share=0.125),
     "hundredth": Habit("skorch: lr=0.01 by default", lr=0.01),
 }
@@ -69,6 +71,8 @@ def run(task: Task, habit: Habit, seed: int) -> tuple[float, float]:
                 nn.utils.clip_grad_norm_(model.parameters(), habit.clip)
             optimizer.step(loss=None if habit.told_share is None else loss.detach() * habit.told_share)
             losses.append(float(loss.detach()))
+        if habit.averaged:
+            optimizer.eval()
         torch.manual_seed(seed_of("validation", task.name))
         with torch.no_grad():
             final = float(task.loss(model.eval(), task.validation()))
