@@ -110,6 +110,7 @@ class Synthetic(Task):
         g = torch.Generator().manual_seed(0)
         self.make = make
         self.x, self.y = torch.randn(4096, *shape, generator=g), torch.randint(CLASSES, (4096,), generator=g)
+        self.windows = tuple(t.unfold(0, ROWS, 1).movedim(-1, 1) for t in (self.x, self.y))  # (starts, rows, ...)
 
     def _module(self) -> nn.Module:
         return self.make()
@@ -119,8 +120,8 @@ class Synthetic(Task):
         return self.x[start : start + ROWS], self.y[start : start + ROWS]
 
     def batches(self, seeds: Sequence[int], step: int) -> Batch:
-        rows = (torch.tensor(list(seeds)) * 977 + step * ROWS)[:, None] % (4096 - ROWS) + torch.arange(ROWS)
-        return tuple(t.index_select(0, rows.flatten()).view(*rows.shape, *t.shape[1:]) for t in (self.x, self.y))
+        starts = (torch.tensor(list(seeds)) * 977 + step * ROWS) % (4096 - ROWS)
+        return tuple(w.index_select(0, starts) for w in self.windows)
 
     def validation(self) -> Batch:
         return self.x[:256], self.y[:256]
