@@ -35,6 +35,7 @@ def main(steps: int = 300) -> float:
                 break
     rates = ", ".join(f"{rate:.5f}" for rate in learned.learning_rates())
     print(f"schedule {learned.schedule:.3f}, learning rates {rates}")
+    optimizer.eval()  # the averaged weights, where the run was stopped
     accuracy = (model(x[1200:]).argmax(1) == y[1200:]).float().mean().item()
     print(f"test accuracy {accuracy:.3f}")
     return accuracy

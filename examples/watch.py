@@ -29,6 +29,7 @@ def main(steps: int = 300, path: str = "watch.json") -> float:
             if optimizer.should_stop:
                 print(f"stopped: {optimizer.stop_reason}")
                 break
+    optimizer.eval()  # the averaged weights, where the run was stopped
     model.eval()
     accuracy = (model(x[1200:]).argmax(1) == y[1200:]).float().mean().item()
     print(recorder.recording.frame().iloc[:: max(1, steps // 6)].round(4))

@@ -60,7 +60,7 @@ class AveragedWeights(ReadOuts):
         if told is None:
             return False
         run = memory.read_run(self._run())
-        return int(run.step + run.skipped) >= told
+        return float(run.step + run.skipped) >= told
 
     def _check_training(self) -> None:
         """Refuse a step from the average: its gradients are those of other weights than it would move."""

@@ -11,6 +11,7 @@ import learnopt
 ROOT = Path(learnopt.__file__).parent
 RUNTIME = {
     "atomic",
+    "averaged_weights",
     "differentiable",
     "evidence",
     "equalise",
