@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from learnopt import intake, memory, spread
@@ -27,32 +29,38 @@ class AveragedWeights(ReadOuts):
 
         Running statistics of BatchNorm belong to the weights that train: `torch.optim.swa_utils.update_bn(loader,
         model)` makes those of the average.
+
+        A `state_dict` taken here has both and goes on exactly. `torch.distributed.checkpoint` restores only what a
+        fresh optimizer has: save by it after `train()`, or `train()` warns that training goes on from the average.
         """
-        groups = self.param_groups
-        if groups[0]["averaged"] or self._ended():
+        if self.param_groups[0]["averaged"] or self._ended():
             return
+        self._mark(True)  # first, so that an interruption leaves nothing that could be stepped from
         for p in self._params():
             state = self.state.get(p, {})
             if AVERAGE not in state:
                 continue
-            trained, average = p.detach().clone(), state[AVERAGE]
+            state[TRAINED] = p.detach().clone()
             if spread.is_sharded(p):
-                p.copy_(average)
+                p.copy_(state[AVERAGE])
             else:
-                intake.write(p, average)
-            state[TRAINED] = trained
-        for group in groups:
-            group["averaged"] = True
+                intake.write(p, state[AVERAGE])
 
     @torch.no_grad()
     def train(self) -> None:
         """Put the weights that train back, to the bit; nothing where they are there."""
-        for p in self._params():
-            trained = self.state.get(p, {}).pop(TRAINED, None)
-            if trained is not None:
-                p.copy_(trained)
+        states = [(p, self.state.get(p, {})) for p in self._params()]
+        away = [(p, state) for p, state in states if TRAINED in state]
+        if self.param_groups[0]["averaged"] and not away and any(AVERAGE in state for _, state in states):
+            warnings.warn("the weights that train were not restored: training goes on from their average", stacklevel=3)
+        for p, state in away:
+            p.copy_(state[TRAINED])
+            del state[TRAINED]
+        self._mark(False)
+
+    def _mark(self, averaged: bool) -> None:
         for group in self.param_groups:
-            group["averaged"] = False
+            group["averaged"] = averaged
 
     def _ended(self) -> bool:
         """Whether all steps that were told have been taken."""

@@ -35,7 +35,8 @@ class LearnedOptimizer(AveragedWeights):
 
     Args:
         params: parameters or groups, as for every torch optimizer; groups may set `lr` and `weight_decay`.
-        total_steps: number of steps planned, if known: the learned schedule ends there. None: unknown.
+        total_steps: number of steps planned, if known: the learned schedule ends there. None: unknown; then validate
+            and save between `eval()` and `train()`.
         lr: multiplies the learned learning rates and decay; 1 is what was learned. Schedulers act on it.
         weight_decay: None: learned. A number: decoupled decay as in AdamW, `p -= rate * weight_decay * p`, where
             `rate` is the tensor's learned learning rate times `lr`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,31 @@ def test_a_step_from_the_average_is_refused(weights: str) -> None:
     train(model, optimizer, range(3, 4))
 
 
+@pytest.mark.parametrize("turn", ["eval", "train"])
+def test_an_interruption_leaves_nothing_to_step_from(turn: str, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    optimizer = LearnedOptimizer(model.parameters(), weights=weights)
+    train(model, optimizer, range(3))
+    before, copy_, left = values(model), Tensor.copy_, [2]
+    if turn == "train":
+        optimizer.eval()
+
+    def interrupted(x: Tensor, *args: Any) -> Tensor:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return copy_(x, *args)
+
+    monkeypatch.setattr(Tensor, "copy_", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(optimizer, turn)()
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="hold their averages"):
+        optimizer.step()
+    optimizer.train()
+    assert_same(values(model), before)
+
+
 @pytest.mark.parametrize("way", ["file", "deepcopy"])
 def test_a_run_saved_at_the_average_goes_on_exactly(way: str, weights: str) -> None:
     model = network()
@@ -91,6 +117,23 @@ def test_a_run_saved_at_the_average_goes_on_exactly(way: str, weights: str) -> N
         train(m, o, range(5, 9))
     assert_same(values(model), values(other))
     assert_same(snapshot(optimizer), snapshot(copied))
+
+
+def test_it_says_so_where_the_weights_that_train_are_lost(weights: str) -> None:
+    """As when `torch.distributed.checkpoint` restores the state of a fresh optimizer only."""
+    model = network()
+    optimizer = LearnedOptimizer(model.parameters(), weights=weights)
+    train(model, optimizer, range(3))
+    optimizer.eval()
+    state = optimizer.state_dict()
+    for entry in state["state"].values():
+        entry.pop("param_trained", None)
+    optimizer.load_state_dict(state)
+    averaged = values(model)
+    with pytest.warns(UserWarning, match="goes on from their average"):
+        optimizer.train()
+    assert_same(values(model), averaged)
+    train(model, optimizer, range(3, 4))
 
 
 def test_the_end_that_was_told_is_left_as_it_is(weights: str) -> None:
