@@ -127,7 +127,9 @@ class Wide(nn.Module):
             self.first.weight = nn.Parameter(self.first.weight.detach().mT.contiguous().mT)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(torch.tanh(self.first(x))) * self.scale
+        # contiguous(): matrix products round differently for another order of memory, the optimizer's step must not
+        h = nn.functional.linear(x, self.first.weight.contiguous(), self.first.bias)
+        return self.second(torch.tanh(h)) * self.scale
 
 
 def train(model: Wide, weights: str, steps: int = 12) -> tuple[list[Tensor], LearnedOptimizer]:
