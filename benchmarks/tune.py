@@ -44,7 +44,7 @@ from learnopt.baselines import SCHEDULES
 from learnopt.batched_optimizers import RECIPES
 from learnopt.corpus import Corpus
 from learnopt.provenance import write_record
-from learnopt.record import vectorised
+from learnopt.record import set_up
 from learnopt.tasks import get_task
 from learnopt.tuner.knowledge import Knowledge, load
 from learnopt.unroll import Telling, unroll
@@ -93,7 +93,7 @@ def fastai(rates: np.ndarray, losses: np.ndarray) -> dict[str, float | None]:
 
 def range_losses(name: str, seeds: int, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
     """Rates and training losses `(seeds, RANGE_STEPS)` of runs whose rate grows from `low` to `high`."""
-    problem = vectorised(get_task(name), seeds, 1)
+    problem = set_up(get_task(name), seeds, 1)
     params = [p.clone() for p in problem.start]
     optimizer = RECIPES["adamw"].make(params, torch.full((seeds,), 0.01))
     rates, losses = np.geomspace(low, high, RANGE_STEPS), []
@@ -111,7 +111,7 @@ def range_losses(name: str, seeds: int, low: float, high: float) -> tuple[np.nda
 
 def learned_losses(name: str, seeds: int, steps: int) -> list[float]:
     """Final validation losses of `LearnedOptimizer`'s rule."""
-    problem = vectorised(get_task(name), seeds, 1)
+    problem = set_up(get_task(name), seeds, 1)
     theta = artifact.load("default").theta
     _, found = unroll(problem, theta, problem.begin(), 0, steps, Telling(steps), valid_at=(steps,))
     return [float(x) for x in found.valid[0]]

@@ -90,7 +90,7 @@ def record_command(
 def _record_one(corpus: Corpus, task: Task, optimizer: str, plan: RecordPlan, left_out: dict[str, str]) -> None:
     try:
         corpus.put(task.name, optimizer, record(task, optimizer, plan))
-    except (TooSlow, NoMetric, RuntimeError) as error:  # torch: what vmap cannot take
+    except (TooSlow, NoMetric, RuntimeError) as error:  # torch: what is wrong with the model
         reason = str(error).strip().splitlines()[0]
         corpus.skip(task.name, optimizer, reason, plan.most_seconds if isinstance(error, TooSlow) else 0.0)
         left_out[f"{task.name} with {optimizer}"] = reason

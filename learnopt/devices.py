@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -42,6 +43,19 @@ def generators_kept(device: torch.device | str) -> AbstractContextManager[None]:
     """Torch's generators, that of `device` too, are after the block what they were before."""
     there = torch.device(device)
     return torch.random.fork_rng(devices=[there] if there.type == "cuda" else [])
+
+
+def generators(device: torch.device | str) -> Callable[[], None]:
+    """Call what this returns to have torch's generators, that of `device` too, as they are now."""
+    there = torch.device(device)
+    state, other = torch.get_rng_state(), torch.cuda.get_rng_state(there) if there.type == "cuda" else None
+
+    def put_back() -> None:
+        torch.set_rng_state(state)
+        if other is not None:
+            torch.cuda.set_rng_state(other, there)
+
+    return put_back
 
 
 def copy(x: Tensor, device: torch.device | str) -> Tensor:

@@ -171,7 +171,7 @@ def train_all(
     Raises:
         TooSlow: the first steps say that it would take longer than `most_seconds` (unless 0).
     """
-    problem = vectorised(task, seeds, len(grid), metric)
+    problem = set_up(task, seeds, len(grid), metric)
     each = [c for c in grid for _ in range(seeds)]
     params = [p.clone() for p in problem.start]
     optimizer = recipe.make(params, torch.tensor([c.weight_decay for c in each]))
@@ -198,9 +198,9 @@ def train_all(
     return Curves(at, torch.stack(valid), torch.stack(train))
 
 
-def vectorised(task: Task, seeds: int, copies: int, metric: bool = False) -> Problem:
-    """The task for vectorised runs; BatchNorm keeps no running statistics, which runs would share: it validates on
-    those of the validation batch.
+def set_up(task: Task, seeds: int, copies: int, metric: bool = False) -> Problem:
+    """The task for runs that advance together; BatchNorm keeps no running statistics, which runs would share: it
+    validates on those of the validation batch.
 
     Args:
         metric: whether the validation loss is the metric, negated where larger is better.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from learnopt import meta_network, rule
 from learnopt.devices import generators_kept, moved
 from learnopt.kernels import in_place
 from learnopt.layout import Layout
 from learnopt.replay import Replay, record, signature
+from learnopt.runs_at_once import RunsAtOnce
 from learnopt.task import Batch, Task, seed_of
 
 RECORD_FROM = 40
@@ -66,28 +66,28 @@ class Problem:
     `seeds[0]` in all runs.
 
     Args:
-        vectorise: False runs one after the other, for models that `vmap` cannot take.
+        vectorise: False runs one after the other, as models need that `vmap` cannot take; None finds out.
         kernel: True: where no graph to theta is wanted, `unroll` advances the rule by the compiled kernel if there is
             one, and records the networks' passes if there are `RECORD_FROM` steps. False: the slow truth of both.
     """
 
     def __init__(
-        self, task: Task, seeds: list[int], copies: int = 1, *, vectorise: bool = True, device: str = "cpu",
+        self, task: Task, seeds: list[int], copies: int = 1, *, vectorise: bool | None = None, device: str = "cpu",
         kernel: bool = True,
     ) -> None:  # fmt: skip
         self.task, self.seeds, self.copies, self.device = task, seeds, copies, torch.device(device)
-        self.kernel, self._vectorise = kernel, vectorise
+        self.kernel = kernel
         self._recordings: dict[Any, Replay | None] = {}
         models = [task.build(s) for s in seeds]
         each = [dict(_Loss(task, m).named_parameters()) for m in models]
-        self._names = [n for n, p in each[0].items() if p.requires_grad]
+        names = [n for n, p in each[0].items() if p.requires_grad]
         self.start = [
             torch.stack([e[n].detach() for e in each]).repeat(copies, *[1] * each[0][n].dim()).to(self.device)
-            for n in self._names
+            for n in names
         ]
         self._module = _Loss(task, models[0]).to(self.device)  # moves the first of the models itself
         self.layout = Layout.of([p.shape[1:] for p in self.start])
-        self._run = self._vectorised if vectorise else self._looped
+        self.run = RunsAtOnce(self._module, names, vectorise)
 
     @property
     def n(self) -> int:
@@ -106,7 +106,7 @@ class Problem:
     def losses(self, params: list[Tensor], batch: Batch) -> Tensor:
         """Training loss of every run, shape `(N,)`."""
         self._module.train()
-        return self._run(params, batch, [0] * len(batch))
+        return self.run(params, batch, [0] * len(batch))
 
     def gradients_at(
         self, params: list[Tensor], step: int, *, graph: bool = False, recorded: bool = False
@@ -137,8 +137,8 @@ class Problem:
         return loss if graph else loss.detach(), grads
 
     def _recording(self, params: list[Tensor], batch: Batch) -> Replay | None:
-        key = signature(batch)
-        if key not in self._recordings and len(self._recordings) < _RECORDINGS and self._vectorise:
+        key, known = signature(batch), self.run.vectorise
+        if key not in self._recordings and len(self._recordings) < _RECORDINGS and known is not False:
             count = len(params)
 
             def passes(*arguments: Tensor) -> tuple[Tensor, ...]:
@@ -146,7 +146,9 @@ class Problem:
                 loss, grads = self.gradients(given, arguments[count:])
                 return loss, *(torch.zeros_like(p) if g is None else g for g, p in zip(grads, given, strict=True))
 
+            self.run.vectorise = True  # what vmap cannot take is not recorded
             self._recordings[key] = record(passes, [*params, *batch], list(self._module.buffers()))
+            self.run.vectorise = True if self._recordings[key] else known
         return self._recordings.get(key)
 
     def valid_losses(self, params: list[Tensor], *, differentiable: bool = False) -> Tensor:
@@ -154,22 +156,7 @@ class Problem:
         self._module.eval()
         batch = tuple(b.to(self.device) for b in self.task.validation())
         with torch.set_grad_enabled(differentiable):
-            return self._run(params, batch, [None] * len(batch))
-
-    def _vectorised(self, params: list[Tensor], batch: Batch, dims: list[int | None]) -> Tensor:
-        def one(p: list[Tensor], *b: Tensor) -> Tensor:
-            return functional_call(self._module, dict(zip(self._names, p, strict=True)), b)  # type: ignore[no-any-return]
-
-        mapped: Callable[..., Tensor] = vmap(one, in_dims=(0, *dims), randomness="different")
-        return mapped(params, *batch)
-
-    def _looped(self, params: list[Tensor], batch: Batch, dims: list[int | None]) -> Tensor:
-        losses = []
-        for k in range(params[0].shape[0]):
-            p = {n: x[k] for n, x in zip(self._names, params, strict=True)}
-            b = tuple(x if d is None else x[k] for x, d in zip(batch, dims, strict=True))
-            losses.append(functional_call(self._module, p, b))
-        return torch.stack(losses)
+            return self.run(params, batch, [None] * len(batch))
 
 
 class _TorchRuns:

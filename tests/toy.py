@@ -47,6 +47,26 @@ class ToyTask(Task):
         return self.scale * functional.cross_entropy(model(batch[0]), batch[1])
 
 
+class _Recurrence(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x.unflatten(1, (4, 4)))[0][:, -1])
+
+
+class Recurrent(ToyTask):
+    """What `vmap` has no rule for, after `dropout` that it has one for."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.name, self.dropout = "recurrent", dropout
+
+    def _module(self) -> nn.Module:
+        return nn.Sequential(nn.Dropout(self.dropout), _Recurrence())
+
+
 @dataclass(frozen=True)
 class ToySource:
     """A task source of toy tasks."""
