@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -64,7 +65,8 @@ class RunsAtOnce:
             return functional_call(self.module, dict(zip(self.names, p, strict=True)), b)  # type: ignore[no-any-return]
 
         mapped: Callable[..., Tensor] = vmap(one, in_dims=(0, *dims), randomness="different")
-        with _attention(params[0].device):
+        with _attention(params[0].device), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")  # slow, not wrong
             return mapped(params, *batch)
 
     def _looped(self, params: list[Tensor], batch: Batch, dims: Dims) -> Tensor:

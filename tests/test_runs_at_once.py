@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy import Recurrent, ToyTask
 
 from learnopt import meta_network
@@ -80,7 +83,26 @@ class _Attentive(ToyTask):
                              nn.Flatten(), nn.Linear(16, 3))  # fmt: skip
 
 
+class _Operations(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def _operations(problem: Problem) -> list[Any]:
+    with _Operations() as mode:
+        problem.losses(problem.start, problem.batch(0))
+    return mode.seen
+
+
 def test_fused_attention_runs_at_once() -> None:
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    assert fused in _operations(Problem(_Attentive(), [1, 2], vectorise=False))
+    assert fused not in _operations(Problem(_Attentive(), [1, 2]))
     fast, slow = (Problem(_Attentive(), [1, 2], vectorise=v) for v in (None, False))
     params = [p.requires_grad_() for p in fast.start]
     for a, b in zip(fast.gradients(params, fast.batch(0)), slow.gradients(params, slow.batch(0)), strict=True):
