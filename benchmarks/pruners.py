@@ -10,7 +10,7 @@ study sees, and is the best completed trial's? Optuna's pruners run in Optuna, a
 threshold in the first study of 30 trials of every task ("in Optuna"); its other rows come from
 `learnopt.stopping.studies`, whose decisions are the same, much faster. The clairvoyant knows how a trial at hand would
 end, but not the later ones: what no pruner that lets leaders finish can do without. Intervals are 95 % bootstraps over
-tasks. Writes the record `NAME.json`, and `pruners.png` from all records `pruners*.json` that lie there.
+tasks. Writes the record `NAME.json`, and `pruners.png` from all its records `pruners*.json` that lie there.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 import optuna
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.pruners import (
@@ -155,6 +156,21 @@ def rows(
     return table
 
 
+def name(axes: Axes, rows: list[dict]) -> None:
+    """Names beside their points, from the top down, each below those that it would cover."""
+    taken: list[tuple[float, float]] = []
+    for r in sorted(rows, key=lambda r: -r["near"]):
+        at, left = (r["compute"], 100 * r["near"]), r["compute"] <= 0.6
+        x, y = axes.transData.transform(at)
+        while any(abs(x - other) < 130 and abs(y - below) < 9 for other, below in taken):
+            y -= 3
+        taken.append((x, y))
+        place = axes.transData.inverted().transform((x + (5 if left else -5), y))
+        axes.annotate(r["pruner"], at, place, fontsize=6, ha="left" if left else "right", va="center").set_in_layout(
+            False
+        )
+
+
 def draw(table: list[dict], path: Path) -> None:
     """Steps taken against studies kept, one panel for every number of trials."""
     counts = sorted({r["trials"] for r in table})
@@ -165,9 +181,6 @@ def draw(table: list[dict], path: Path) -> None:
         for r in others:
             mark, colour = ("*", "tab:red") if r["pruner"] == "clairvoyant" else ("o", "tab:gray")
             axes.plot(r["compute"], 100 * r["near"], mark, color=colour, ms=9 if mark == "*" else 4)
-            side, shift = ("right", (-4, -8)) if r["compute"] > 0.7 else ("left", (3, 3))
-            axes.annotate(r["pruner"], (r["compute"], 100 * r["near"]), fontsize=6, xytext=shift, ha=side,
-                          textcoords="offset points")  # fmt: skip
         for untold, style in ((False, "o-"), (True, "s--")):
             line = [r for r in mine if r["pruner"].startswith("learned, 0")
                     and r["pruner"].endswith("not told") == untold]  # fmt: skip
@@ -176,6 +189,9 @@ def draw(table: list[dict], path: Path) -> None:
         axes.plot(0.2, 95, "x", color="black", label="the goal")
         axes.set(xlabel="share of the steps taken", ylabel="studies within 1 % of unpruned, %", title=f"{count} trials")
         axes.legend(fontsize=7, loc="lower right")
+    figure.draw_without_rendering()  # lays the panels out
+    for axes, count in zip(figure.axes, counts, strict=True):
+        name(axes, [r for r in table if r["trials"] == count and "learned" not in r["pruner"]])
     figure.savefig(path, dpi=110)
 
 
@@ -210,8 +226,9 @@ def main() -> None:
         a.out / f"{a.name}.json", optuna=optuna.__version__, weights=loaded.card["sha256"], seeds=a.seeds,
         tasks=[runs.tasks[i] for i in drawn], rows=lines,
     )  # fmt: skip
-    records = [json.loads(p.read_text())["rows"] for p in sorted(a.out.glob("pruners*.json"))]
-    draw([r for each in records for r in each], a.out / "pruners.png")
+    records = [json.loads(p.read_text()) for p in sorted(a.out.glob("pruners*.json"))]
+    own = [each for each in records if each["command"].startswith("python benchmarks/pruners.py ")]
+    draw([r for each in own for r in each["rows"]], a.out / "pruners.png")
     print(f"wrote {path}")
 
 
