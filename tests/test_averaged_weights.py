@@ -191,9 +191,13 @@ def test_older_states_know_no_averages(weights: str) -> None:
     for group in state["param_groups"]:
         del group["averaged"]
     optimizer.load_state_dict(state)
+    before = [p.detach().clone() for p in model.parameters()]
     optimizer.eval()
+    assert not all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
     optimizer.train()
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
     train(model, optimizer, range(3, 4))
+    assert not any(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
 
 
 def test_weights_put_away_for_another_shape_are_refused(weights: str) -> None:

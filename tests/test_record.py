@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor, nn
-from toy import ToyTask
+from toy import Recurrent, ToyTask
 
 from learnopt import cli
 from learnopt.baselines import multiplier
@@ -23,23 +22,7 @@ from learnopt.tuner.probing import OPTIMIZERS
 SMALL = RecordPlan(optimizers=("adamw",), seeds=2, most_steps=12, rates=3, decays=1)
 
 
-class _LSTM(nn.Module):
-    """What `vmap` has no rule for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.lstm(x.unflatten(1, (4, 4)))[0][:, -1])
-
-
-class _Recurrent(ToyTask):
-    def _module(self) -> nn.Module:
-        return _LSTM()
-
-
-@pytest.mark.parametrize("task", [ToyTask("mlp"), _Recurrent("lstm")], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [ToyTask("mlp"), Recurrent()], ids=lambda task: task.name)
 @pytest.mark.parametrize("optimizer", RECIPES)
 def test_every_run_equals_torch(optimizer: str, task: ToyTask) -> None:
     decays = RECIPES[optimizer].decays
