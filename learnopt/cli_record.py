@@ -21,10 +21,10 @@ from learnopt.task import Task
 def record_command(
     out: Annotated[Path, typer.Argument(help="folder of the corpus")],
     tasks: Annotated[
-        str, typer.Option(help="a suite, names with commas between, csv:FILE?target=..., or 'sampled'")
+        str, typer.Option(help="a suite, names with commas between, csv:FILE?target=..., 'sampled' or 'searches'")
     ] = "sampled",
-    count: Annotated[int, typer.Option(help="how many tasks to sample")] = 100,
-    first: Annotated[int, typer.Option(help="number of the first sampled task")] = 0,
+    count: Annotated[int, typer.Option(help="how many tasks or searches to sample")] = 100,
+    first: Annotated[int, typer.Option(help="number of the first sampled one")] = 0,
     optimizers: Annotated[str, typer.Option(help="adamw, sgd, or both with a comma between")] = "adamw,sgd",
     seeds: Annotated[int, typer.Option(help="seeds per configuration")] = 2,
     rates: Annotated[int, typer.Option(help="number of learning rates; 0: 13 over five decades")] = 0,
@@ -129,13 +129,16 @@ class _Sampled:
 
 def _tasks(text: str, first: int, count: int) -> Iterator[Callable[[], Task]]:
     """Makers of the tasks; what is named is made at once, so that wrong names are refused before any recording."""
-    from learnopt.tasks import get_task
+    from learnopt.tasks import get_task, searches
     from learnopt.tasks.held_out import held_out_makers
     from learnopt.tasks.meta_valid import META_VALID
 
     torch.set_num_threads(1)
     if text == "sampled":
         yield from map(_Sampled, range(first, first + count))
+        return
+    if text == "searches":
+        yield from searches.makers(first, count)
         return
     suites: dict[str, Callable[[], dict[str, Callable[[], Task]]]] = {
         "held_out": held_out_makers,

@@ -106,7 +106,8 @@ def record(task: Task, optimizer: str, plan: RecordPlan) -> pd.DataFrame:
     Columns: task, kind, datasets, optimizer, lr, schedule, weight_decay, seed, fraction (length over the task's),
     steps (the task's), batch_size, rows; valid_steps and valid (the validation loss after so many steps, from 0),
     train (mean training loss of the steps between two validations), as lists; `feature.NAME` for every meta-feature;
-    with the plan's `metric` also metric, its name. A loss that is not finite stays so.
+    with the plan's `metric` also metric, its name; of a task of a study also study, and `setting.NAME` for every
+    setting. A loss that is not finite stays so.
 
     Raises:
         TooSlow: it would take longer than the plan allows.
@@ -123,6 +124,8 @@ def record(task: Task, optimizer: str, plan: RecordPlan) -> pd.DataFrame:
     }  # fmt: skip
     if plan.metric:
         fixed["metric"] = task.metric_name
+    if task.study:
+        fixed |= {"study": task.study} | {f"setting.{name}": value for name, value in task.settings.items()}
     named: dict[str, Any] = {
         f"feature.{name}": value for name, value in zip(meta_features.NAMES, features, strict=True)
     }

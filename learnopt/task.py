@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ class Task(ABC):
         steps: declared budget in optimizer steps.
         metric_name: what `metric` returns; "loss" where the loss says it all.
         larger_is_better: direction of `metric`.
+        study: name of the hyperparameter search whose trials this task and others are; "" for none.
+        settings: what tells those tasks apart, in numbers that distances make sense of, such as the logarithm of a
+            width; the same names in all tasks of a study.
     """
 
     name: str
@@ -40,6 +44,8 @@ class Task(ABC):
     steps: int
     metric_name: str = "loss"
     larger_is_better: bool = False
+    study: str = ""
+    settings: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def _module(self) -> nn.Module:
