@@ -30,7 +30,8 @@ class Curves:
         constant: `(N,)`, whether the learning rate was constant: a shorter run of it is its beginning.
         length: `(N,)`, number of values.
         metric: `(N,)`, whether they are of a metric that is not the loss (negated where larger is better).
-        settings: `(N, len(SETTINGS))`, how they were trained, in numbers that distances make sense of.
+        settings: `(N, S)`, how they were trained, in numbers that distances make sense of: `SETTINGS`, then those of
+            the tasks' studies.
     """
 
     values: Tensor
@@ -61,6 +62,9 @@ class Curves:
 def read(*folders: Path) -> Curves:
     """All curves of one or more corpora's full runs, tasks by their names.
 
+    Tasks of one study (`Task.study`) count as one, whose steps are the validations: its runs differ in their batch size
+    and so in what a step is.
+
     Raises:
         ValueError: a corpus holds none.
     """
@@ -75,7 +79,7 @@ def read(*folders: Path) -> Curves:
     number = {name: i for i, name in enumerate(names)}
     datasets = {str(f["task"].iloc[0]): str(f["datasets"].iloc[0]) for f in frames}
     columns = ["task", "is_metric", "valid_steps", "valid", *SETTINGS]
-    runs: pd.DataFrame = pd.concat([f[columns] for f in frames], ignore_index=True)
+    runs: pd.DataFrame = pd.concat([f[[*columns, *_own(f)]] for f in frames], ignore_index=True)
     length = torch.tensor([len(v) for v in runs["valid"]])
     values = _padded(runs["valid"], int(length.max()))
     steps = _padded(runs["valid_steps"], int(length.max()))
@@ -86,8 +90,16 @@ def read(*folders: Path) -> Curves:
     return Curves(values, steps, task, names, [datasets[n] for n in names], constant, length, metric, _settings(runs))
 
 
+def _own(runs: pd.DataFrame) -> list[str]:
+    """Columns of a study's own settings."""
+    return sorted(c for c in runs.columns if c.startswith("setting."))
+
+
 def _named(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs of a task; one judged by a metric is another task than the same one judged by its loss."""
+    """Runs of a task or study; one judged by a metric is another task than the same one judged by its loss."""
+    if "study" in runs:
+        validations = [list(range(len(steps))) for steps in runs["valid_steps"]]
+        runs = runs.assign(task=runs["study"], valid_steps=validations)
     if "metric" not in runs:
         return runs.assign(is_metric=False)
     return runs.assign(is_metric=True, task=runs["task"] + " by " + runs["metric"])
@@ -127,11 +139,12 @@ def _groups(datasets: list[str]) -> list[set[int]]:
 
 
 def _settings(runs: pd.DataFrame) -> Tensor:
-    """Learning rate and weight decay by their logarithms, the schedule as 0 or 1, the optimizer by its number."""
+    """Learning rate and weight decay by their logarithms, the schedule as 0 or 1, the optimizer by its number, then a
+    study's own; 0 for those of other studies."""
     optimizers = {name: i for i, name in enumerate(sorted(runs["optimizer"].unique()))}
     columns = (
         np.log(runs["lr"]), runs["schedule"] != "constant", np.log(runs["weight_decay"].clip(lower=LEAST_DECAY)),
-        runs["optimizer"].map(optimizers),
+        runs["optimizer"].map(optimizers), *(runs[name].fillna(0) for name in _own(runs)),
     )  # fmt: skip
     return torch.from_numpy(np.stack([c.to_numpy(np.float64) for c in columns], 1))
 
