@@ -3,7 +3,7 @@
     learnopt record corpus --tasks held_out --optimizers adamw --rates 20 --seeds 3  # and meta_valid
     python benchmarks/pruners.py corpus --out results/stopper
     learnopt record searches --tasks searches --count 96 --decays 1 --seeds 1 --most-steps 2500
-    python benchmarks/pruners.py searches --out results/stopper --name pruners-searches
+    python benchmarks/pruners.py searches --out results/stopper --name pruners-searches-30 --trials 30
 
 A study draws its trials from one task's recorded runs (learning rate, schedule, seed) at random, or from one search's
 (network, batch size and optimizer as well), if the weights have not learned from its data; every pruner gets the same
@@ -13,7 +13,7 @@ study sees, and is the best completed trial's? Optuna's pruners run in Optuna, a
 threshold in the first study of 30 trials of every task ("in Optuna"); its other rows come from
 `learnopt.stopping.studies`, whose decisions are the same, much faster. The clairvoyant knows how a trial at hand would
 end, but not the later ones: what no pruner that lets leaders finish can do without. Intervals are 95 % bootstraps over
-tasks. Writes the record `NAME.json`, and `pruners.png` from all its records `pruners*.json` that lie there.
+tasks. Writes the record `NAME.json`, and a picture of all records whose names differ by a number of trials at the end.
 """
 
 from __future__ import annotations
@@ -230,9 +230,9 @@ def main() -> None:
         a.out / f"{a.name}.json", optuna=optuna.__version__, weights=loaded.card["sha256"], seeds=a.seeds,
         tasks=[runs.tasks[i] for i in drawn], rows=lines,
     )  # fmt: skip
-    records = [json.loads(p.read_text()) for p in sorted(a.out.glob("pruners*.json"))]
-    own = [each for each in records if each["command"].startswith("python benchmarks/pruners.py ")]
-    draw([r for each in own for r in each["rows"]], a.out / "pruners.png")
+    stem = a.name.rstrip("-0123456789")  # records of other numbers of trials share a picture
+    names = [p for p in sorted(a.out.glob(f"{stem}*.json")) if p.stem.rstrip("-0123456789") == stem]
+    draw([r for p in names for r in json.loads(p.read_text())["rows"]], a.out / f"{stem}.png")
     print(f"wrote {path}")
 
 
