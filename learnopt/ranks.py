@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -44,6 +45,14 @@ class RankedPool(Pool):
         dist.init_process_group("gloo")
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         super().__init__(source, workers, device)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            super().__exit__(kind, error, trace)
+        finally:  # gloo's threads may still hold tensors; once the interpreter ends, giving them up aborts the process
+            dist.destroy_process_group()
 
     @property
     def leads(self) -> bool:

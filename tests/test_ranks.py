@@ -6,13 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from socket import socket
 
 import pytest
 import torch
+import torch.distributed as dist
 from meta_train_toy import config
+from toy import ToySource
 
 from learnopt.checkpoint import Checkpoint, load_checkpoint, read_log
+from learnopt.ranks import RankedPool
 
 SCRIPT = Path(__file__).with_name("meta_train_toy.py")
 STEPS = 5
@@ -58,6 +63,21 @@ def test_ranks_give_what_one_process_gives(tmp_path: Path, estimator: str, ranks
             assert x["step"] == y["step"]
             assert all(torch.equal(p, q) for p, q in zip(x["runs"].params, y["runs"].params, strict=True))
     assert [r["meta_step"] for r in read_log(tmp_path / "ranks")] == list(range(STEPS + 1))
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_process_group_is_gone_before_the_interpreter_is(monkeypatch: pytest.MonkeyPatch, failing: bool) -> None:
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(KeyboardInterrupt) if failing else nullcontext(), RankedPool(ToySource(), 1) as pool:
+        assert dist.is_initialized()
+        assert pool.agree(7) == 7
+        if failing:
+            raise KeyboardInterrupt
+    assert not dist.is_initialized()
 
 
 def test_a_rank_that_dies_ends_the_run_which_then_goes_on(tmp_path: Path) -> None:
