@@ -47,6 +47,13 @@ def test_waits_while_a_curve_falls_and_stops_once_it_rises(total: int | None) ->
     assert "probability" in rising[where].reason
 
 
+@pytest.mark.parametrize("total", [60, None])
+def test_ten_values_in_a_row_that_are_not_finite_end_a_run(total: int | None) -> None:
+    found = verdicts(LearnedStopper(total), FALLING[:6] + 9 * [math.nan] + FALLING[6:9] + 5 * [math.nan, math.inf])
+    assert [v.stop for v in found] == [False] * (len(found) - 1) + [True]
+    assert "last 10 values" in found[-1].reason
+
+
 def test_what_it_expects() -> None:
     verdict = verdicts(LearnedStopper(50), FALLING[:20])[-1]
     assert verdict.expected_best is not None

@@ -108,6 +108,25 @@ def test_weights_of_forgotten_steps_are_forgotten() -> None:
     assert stopper.restore() is None
 
 
+def test_after_going_back_behind_the_best_weights_the_best_since_are_kept() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    stopper = Patience(9, restore_best=model)
+    for value, step in ((3.0, 0), (1.0, 1), (6.0, 1), (4.0, 2), (5.0, 3)):  # 3 was better, but its weights are gone
+        with torch.no_grad():
+            model.weight.fill_(value)
+        stopper.update(value, step)
+    other = torch.nn.Linear(1, 1, bias=False)
+    resumed = Patience(9, restore_best=other)
+    resumed.load_state_dict(copy.deepcopy(stopper.state_dict()))
+    for kept, weights in ((stopper, model), (resumed, other)):
+        assert kept.restore() == 2
+        assert weights.weight.item() == 4
+        with torch.no_grad():
+            weights.weight.fill_(4.5)
+        kept.update(4.5, 4)
+        assert kept.restore() == 2
+
+
 @pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_plateau_decays_as_torch_does(mode: str, threshold_mode: str) -> None:
@@ -195,6 +214,27 @@ def test_survives_what_is_not_finite(name: str) -> None:
     stopper.reset()
     assert stopper.best is None
     assert stopper.update(5.0).best == 5.0
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("before", [0, 8])
+def test_a_run_that_is_lost_is_stopped(name: str, before: int) -> None:
+    stopper = MAKERS[name]("min")
+    assert not any(stopper.update(v).stop for v in curve(1)[:before])
+    assert any(stopper.update(math.nan).stop for _ in range(20))
+    stopper.reset()
+    assert not stopper.update(math.nan).stop
+
+
+def test_a_better_value_takes_the_place_of_weights_kept_at_one_that_is_not_finite() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    stopper = Patience(9, restore_best=model)
+    for value, weight in ((math.nan, 1.0), (math.inf, 2.0), (5.0, 3.0), (6.0, 4.0)):
+        with torch.no_grad():
+            model.weight.fill_(weight)
+        stopper.update(value)
+    assert stopper.restore() == 2
+    assert model.weight.item() == 3
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, Protocol
 
 
@@ -32,10 +33,15 @@ class BestWeights:
         self._model = model
         self.kept: dict[str, Any] | None = None
         self.step: float | None = None
+        self.value = math.inf
 
-    def keep(self, step: float) -> None:
-        """Copy the model's state as that of `step`."""
-        self.kept, self.step = copy.deepcopy(self._model.state_dict()), step
+    def keep(self, step: float, value: float) -> None:
+        """Copy the model's state as that of `step`, where the value was `value`."""
+        self.kept, self.step, self.value = copy.deepcopy(self._model.state_dict()), step, value
+
+    def forget(self) -> None:
+        """Give up what is kept."""
+        self.kept, self.step, self.value = None, None, math.inf
 
     def restore(self) -> float | None:
         """Put the copy back; returns its step, None where nothing has been kept."""

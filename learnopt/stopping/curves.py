@@ -99,7 +99,7 @@ def _named(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs of a task or study; one judged by a metric is another task than the same one judged by its loss."""
     if "study" in runs:
         validations = [list(range(len(steps))) for steps in runs["valid_steps"]]
-        runs = runs.assign(task=runs["study"], valid_steps=validations)
+        runs = runs.assign(task=runs["study"], valid_steps=pd.Series(validations, runs.index))
     if "metric" not in runs:
         return runs.assign(is_metric=False)
     return runs.assign(is_metric=True, task=runs["task"] + " by " + runs["metric"])

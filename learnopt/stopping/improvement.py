@@ -42,6 +42,8 @@ class RelativeImprovement(Stopper):
         if len(self._values) > self.window:
             self._before = min_finite(self._before, self._values.pop(0))
         if math.isnan(self._before):
+            if len(self._history) > self.window and math.isnan(min_finite(*self._values)):
+                return Verdict(True, f"no finite value among {len(self._history)}")
             return Verdict(False, f"fewer than {self.window + 1} values")
         best = min_finite(self._before, *self._values)
         gain, scale = self._before - best, self._first - best if self.of == "progress" else abs(best)

@@ -17,7 +17,9 @@ from learnopt.stopping.stopper import Stopper, Verdict, check_number
 
 _SAID = {"value": "best value", "progress": "progress"}
 LEAST = 3
-"""Finite values before which it never stops a run."""
+"""Finite values before which it stops no run, unless it is lost."""
+LOST = 10
+"""Values in a row that are not finite after which a run is lost."""
 
 
 class LearnedStopper(Stopper):
@@ -83,9 +85,13 @@ class LearnedStopper(Stopper):
         self._reader = CurveReader(self._network, self.total_steps)
         self._last = Verdict(False, "nothing told yet")
         self._best_then = float("inf")
+        self._lost = 0
 
     def _advance(self, value: float, step: float) -> Verdict:
         read = self._reader.tell(value, step)
+        self._lost = 0 if math.isfinite(value) else self._lost + 1
+        if self._lost >= LOST:
+            return Verdict(True, f"the last {self._lost} values are not finite")
         if self._reader.values < LEAST:
             return Verdict(False, f"fewer than {LEAST} finite values")
         if not read:  # between two values that the network reads its last word holds, unless something better came

@@ -57,6 +57,8 @@ class Patience(Stopper):
     def restore(self) -> float | None:
         """Put the best weights back; returns the step they are of, None where none have been kept.
 
+        Weights of a step that was gone back behind are forgotten: then the best since are put back.
+
         Raises:
             ValueError: no `restore_best` model was given.
         """
@@ -68,7 +70,8 @@ class Patience(Stopper):
         """All that was told, and the best weights where they are kept."""
         state = super().state_dict()
         if self._weights is not None:
-            state |= {"weights": self._weights.kept, "weights_step": self._weights.step}
+            kept = self._weights
+            state |= {"weights": kept.kept, "weights_step": kept.step, "weights_value": kept.value}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -76,6 +79,7 @@ class Patience(Stopper):
         super().load_state_dict(state)
         if self._weights is not None:
             self._weights.kept, self._weights.step = state.get("weights"), state.get("weights_step")
+            self._weights.value = state.get("weights_value", self._reference)
 
     def _replay(self, history: list[tuple[float, float]]) -> None:
         self._replaying = True
@@ -85,7 +89,7 @@ class Patience(Stopper):
             self._replaying = False
         kept = self._weights
         if kept is not None and kept.step is not None and (not history or kept.step > history[-1][0]):
-            kept.kept = kept.step = None  # of a step that has been forgotten
+            kept.forget()
 
     def _forget(self) -> None:
         self._wait, self._reference = 0, math.inf
@@ -94,12 +98,10 @@ class Patience(Stopper):
         first = len(self._history) == 1
         if step < self.start_from:
             return Verdict(False, f"not before step {self.start_from:g}")
-        if self._weights is not None and self._weights.kept is None:
-            self._keep(step)
+        self._keep(value, step)
         self._wait += 1
         if value + self.min_delta < self._reference:
             self._reference = value
-            self._keep(step)
             sign = 1 if self.mode == "min" else -1
             if self.baseline is None or value + self.min_delta < sign * self.baseline:
                 self._wait = 0
@@ -109,6 +111,8 @@ class Patience(Stopper):
         reason = f"no improvement in {self._wait} values, patience is {self.patience}"
         return Verdict(self._wait >= self.patience and not first, reason)
 
-    def _keep(self, step: float) -> None:
-        if self._weights is not None and not self._replaying:
-            self._weights.keep(step)
+    def _keep(self, value: float, step: float) -> None:
+        """Copy the weights if no better ones are kept: any where none are, as at first and after going back."""
+        kept = self._weights
+        if kept is not None and not self._replaying and (kept.kept is None or value + self.min_delta < kept.value):
+            kept.keep(step, math.inf if math.isnan(value) else value)
