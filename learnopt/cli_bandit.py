@@ -53,5 +53,5 @@ def bandit_command(
     for row in rows:
         half = "" if row.get("half") is None else f" ± {row['half']:.3f}"
         table.add_row(row["policy"], f"{row['mean']:.3f}{half}", f"{row.get('cpu_minutes', 0):.1f}")
-    Console().print(table)
-    Console(stderr=True).print(f"wrote {record}, {picture}", soft_wrap=True, highlight=False)
+    Console(markup=False).print(table)
+    Console(stderr=True, markup=False).print(f"wrote {record}, {picture}", soft_wrap=True, highlight=False)

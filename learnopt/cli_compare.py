@@ -85,7 +85,7 @@ def _tasks(text: str) -> list[Task]:
 
 
 def _run(plan: Plan, folder: Path, workers: int) -> Comparison:
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     columns = (
         TextColumn("comparing"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(),
@@ -109,7 +109,7 @@ def _show(entry: dict[str, object], paths: list[Path], skipped: list[str]) -> No
 
 
 def _console() -> Console:
-    console = Console()
+    console = Console(markup=False)
     if not console.is_terminal:
         # the table is not folded where it goes to a file
         console.width = max(160, console.width)

@@ -118,7 +118,7 @@ def run(experiment: Experiment, json: Path | None) -> None:
     """Run an experiment in its folder; prints the table, draws the curves and writes the record."""
     check_counts(seeds=experiment.seeds, tasks=experiment.tasks)
     check_json(json)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with locked(experiment.out):
         cells = replace(experiment, listener=console.print).run()
         found, verified = rows(experiment, cells), verification(cells)
@@ -132,9 +132,11 @@ def run(experiment: Experiment, json: Path | None) -> None:
         text = markdown(experiment, found, verified)
         write_bytes(experiment.out / f"{name}.md", text.encode())
         picture = draw_curves(experiment, cells, experiment.out / f"{name}.png")
-    Console().print(table(experiment, found))
+    Console(markup=False).print(table(experiment, found))
     for row in verified:
-        Console().print(f"{row['entry']}, {row['test']}: verifies {row['accuracy']:.1%} rightly, AUC {row['auc']:.3f}")
+        Console(markup=False).print(
+            f"{row['entry']}, {row['test']}: verifies {row['accuracy']:.1%} rightly, AUC {row['auc']:.3f}"
+        )
     console.print(f"wrote {record}, {picture}", soft_wrap=True, highlight=False)
 
 

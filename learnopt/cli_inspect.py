@@ -28,7 +28,7 @@ def inspect_command(
         table.add_row(name, value)
     table.add_row("stop head", "none" if loaded.stop is None else "learned")
     table.add_row("file", str(loaded.path))
-    console = Console()
+    console = Console(markup=False)
     if not console.is_terminal:
         console.width = max(160, console.width)
     console.print(table, highlight=False)

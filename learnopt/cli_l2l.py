@@ -31,7 +31,7 @@ def l2l_command(
     check_counts(seeds=seeds)
     check_json(json)
     checked_scale(scale)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with locked(out):
         record = out / f"l2l-{problem}.json"
 
@@ -46,7 +46,7 @@ def l2l_command(
             out / f"l2l-{problem}.png", over="steps", quantity="loss", log=True,
         )  # fmt: skip
     for title, rows in found.items():
-        Console().print(_table(title, rows, seeds))
+        Console(markup=False).print(_table(title, rows, seeds))
     console.print(f"wrote {record}, {picture}", soft_wrap=True, highlight=False)
 
 

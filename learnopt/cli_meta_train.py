@@ -46,7 +46,7 @@ def meta_train(
     source.check()
     if settings.start_from is not None:
         artifact.load(settings.start_from)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with _pool(source, workers, out, place) as pool:
         trainer = MetaTrainer(settings, source, out, pool)
         trainer.on_save = lambda state: export.weights(out, state, settings, typed())
@@ -61,7 +61,7 @@ def meta_train(
             return
     rows = read_log(out)
     curve = draw_curve(rows, out, ESTIMATORS[settings.estimator].measure)
-    Console().print(table(rows))
+    Console(markup=False).print(table(rows))
     console.print(f"wrote {out / export.WEIGHTS}, {curve}", soft_wrap=True, highlight=False)
 
 

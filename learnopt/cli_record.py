@@ -59,12 +59,13 @@ def record_command(
         if getattr(plan, name) != getattr(usual, name):
             settings |= {name: getattr(plan, name)}
     corpus.agree(settings)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     left_out: dict[str, str] = {}
     before: list[str] = []
     with Progress(
         TextColumn("recording"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.description}"), console=console, speed_estimate_period=600,
+        TimeRemainingColumn(), TextColumn("{task.description}", markup=False), console=console,
+        speed_estimate_period=600,
     ) as progress:  # fmt: skip
         bar = progress.add_task("", total=len(makers))
         try:

@@ -52,7 +52,7 @@ def stop_train_command(
     config = parse_config(settings, "stop-train")
     source, recorder = SuiteSource(), Recorder(loaded.theta)
     source.check()
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with Pool(source, workers or os.cpu_count() or 1, place) as pool:
         train = pool.record(recorder, [draw(config, "stop", i) for i in range(episodes)])
         valid = pool.record_valid(recorder)
@@ -64,7 +64,7 @@ def stop_train_command(
         "stop_seed": seed, "stop_episodes": episodes, "stop_outcome": chosen._asdict(),
     }  # fmt: skip
     export.with_stop_head(loaded, out, head, found)
-    Console().print(_table([outcome(head, fresh, t) for t in THRESHOLDS], chosen))
+    Console(markup=False).print(_table([outcome(head, fresh, t) for t in THRESHOLDS], chosen))
     console.print(f"wrote {out}", soft_wrap=True, highlight=False)
 
 

@@ -46,7 +46,7 @@ def tune_command(
     predict: Annotated[str, typer.Option(help="file with rows to predict with the trained network")] = "",
 ) -> None:
     """Recommend learning rate, schedule and weight decay for a network on a table; train it; write picture and JSON."""
-    console = Console()
+    console = Console(markup=False)
     check_folder(out)
     if predict and not train:
         raise ValueError("--predict needs the trained network: leave out --no-train")
@@ -54,7 +54,9 @@ def tune_command(
     for note in table.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False)
     sizes, known = _sizes(hidden), knowledges.load(Path(knowledge)) if knowledge else None
-    rows = table.rows_of(predict, header) if predict else None  # refused now, not after the training
+    rows, notes = table.rows_of(predict, header) if predict else (None, [])  # refused now, not after the training
+    for note in notes:
+        console.print(f"note: {predict}: {note}", soft_wrap=True, highlight=False)
     console.print(table.summary(), soft_wrap=True, highlight=False)
     result = tune_table(table, sizes, optimizer, steps, budget, seconds, batch_size, seed, known)
     console.print(str(result), soft_wrap=True, highlight=False)
@@ -81,7 +83,7 @@ def _write(out: Path, entry: dict[str, Any]) -> Path:
 
 def _trained(table: Table, sizes: tuple[int, ...], result: TuneResult, seed: int, found: Path) -> Fitted:
     try:
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        with Progress(console=Console(stderr=True, markup=False), transient=True) as bar:
             task = bar.add_task("training", total=result.steps)
             return fit(table, sizes, result, seed, lambda step: bar.update(task, completed=step))
     except KeyboardInterrupt:
@@ -95,7 +97,7 @@ def _judged(fitted: Fitted) -> str:
 
 def _sizes(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",") if word.strip()]
-    if not all(word.isdigit() and 0 < int(word) <= 65536 for word in words):
+    if not all(word.isdecimal() and 0 < int(word) <= 65536 for word in words):
         raise ValueError(f"--hidden takes layer sizes with commas between, got {text!r}")
     return tuple(int(word) for word in words)
 
@@ -114,7 +116,7 @@ def tune_train_command(
     if steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}")
     torch.set_num_threads(1)
-    recipe, console = RECIPES[optimizer], Console(stderr=True)
+    recipe, console = RECIPES[optimizer], Console(stderr=True, markup=False)
     paths = list(chain.from_iterable(Corpus(folder).paths(optimizer) for folder in corpora))
     frames = chain.from_iterable(Corpus(folder).frames(optimizer) for folder in corpora)
     shown = track(frames, "reading", total=len(paths), console=console)

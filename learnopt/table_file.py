@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
 from learnopt.corpus import needs_pyarrow
+from learnopt.table_numbers import as_numbers, format_of, read_as, seconds
 
-# Larger numbers count as missing: their squares would not fit, and no real measurement is that large.
-LARGEST = 1e30
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "?", "-"]
 PARQUET = (".parquet", ".pq")
 SEPARATORS = ",;\t|"
@@ -21,9 +21,9 @@ MOST_BYTES = 50_000_000
 CHUNK = 100_000
 SAMPLED_BYTES = 1_000_000
 HEADERS = ("auto", "yes", "no")
-_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d{1,12},\d+\s*|\s*[-+]?\d{1,3}(\.\d{3})+,\d+\s*")
-_THOUSANDS = re.compile(r"\s*[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?\s*")
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ].*)?")
+_QUOTED = re.compile(r'(^|[,;\t|])[ ]*"(?:[^"]|"")*"', re.MULTILINE)
+_LOOKED_AT = 200
+"""Lines that tell a separator."""
 
 
 def read_frame(location: str, header: str = "auto") -> pd.DataFrame:
@@ -31,7 +31,7 @@ def read_frame(location: str, header: str = "auto") -> pd.DataFrame:
 
     As `read_rows`, but for files that have a single column: they are refused.
     """
-    return _read(location, header, whole=False, words=(), least=2)
+    return _read(location, header, whole=False, words=(), formats={}, least=2)
 
 
 def is_sampled(location: str) -> bool:
@@ -40,23 +40,29 @@ def is_sampled(location: str) -> bool:
     return path.suffix.lower() not in PARQUET and path.is_file() and path.stat().st_size > MOST_BYTES
 
 
-def read_rows(location: str, header: str = "auto", words: Collection[str] = ()) -> pd.DataFrame:
+def read_rows(
+    location: str, header: str = "auto", words: Collection[str] = (), formats: Mapping[str, str] = MappingProxyType({})
+) -> pd.DataFrame:
     """The file's cells: floats where a column mostly holds numbers, else strings; names are the header or 0, 1, ...
 
     Dates as 2026-11-22, with or without a time, are numbers too: seconds since 1970. Numbers may have decimal commas
-    where the separator is another character.
+    where the separator is another character. Of a text file's columns of numbers the frame's `attrs` say how they were
+    written, "formats", and how many cells were none and count as missing, with the first of them, "unread".
 
     Args:
         header: "auto", "yes" or "no": whether the first line names the columns.
         words: columns whose cells stay the strings that they are.
+        formats: how columns of numbers are written, out of another file's; what is not so counts as missing.
 
     Raises:
         ValueError: for a file that is missing, empty, no text, or no table.
     """
-    return _read(location, header, whole=True, words=words, least=1)
+    return _read(location, header, whole=True, words=words, formats=formats, least=1)
 
 
-def _read(location: str, header: str, *, whole: bool, words: Collection[str], least: int) -> pd.DataFrame:
+def _read(
+    location: str, header: str, *, whole: bool, words: Collection[str], formats: Mapping[str, str], least: int
+) -> pd.DataFrame:
     if header not in HEADERS:
         raise ValueError(f"header must be one of {', '.join(HEADERS)}, got {header!r}")
     path = Path(location)
@@ -69,7 +75,7 @@ def _read(location: str, header: str, *, whole: bool, words: Collection[str], le
         if isinstance(error, UnicodeDecodeError):
             raise ValueError(f"{location}: is no UTF-8 text, so no CSV file") from None
         raise ValueError(f"{location}: no CSV table: {str(error).strip().splitlines()[0]}") from None
-    return _typed(cells, header, words, separator)
+    return _typed(cells, header, words, formats, separator)
 
 
 def _separator(path: Path, location: str, least: int) -> str:
@@ -88,13 +94,23 @@ def _separator(path: Path, location: str, least: int) -> str:
     first = next((line for line in text.splitlines() if line.strip()), None)
     if first is None:
         raise ValueError(f"{location}: the file is empty")
-    separator = max(SEPARATORS, key=first.count)
-    if not first.count(separator) and least > 1:
+    lines = [line for line in _QUOTED.sub(r"\1q", text).splitlines() if line.strip()]
+    whole = lines[:-1] if len(start) == SAMPLED_BYTES and len(lines) > 1 else lines
+    separator = _separating(whole[:_LOOKED_AT])
+    if not lines[0].count(separator) and least > 1:
         raise ValueError(
             f"{location}: one column only ({first[:40]!r}...), a target and a feature are needed; "
             f"cells must be separated by a comma, semicolon, tab or |"
         )
     return separator
+
+
+def _separating(lines: list[str]) -> str:
+    """The one of `SEPARATORS` that comes most often in the first line; a comma, which numbers may have, only where no
+    other comes equally often in all."""
+    others = [c for c in SEPARATORS if c != "," and {line.count(c) for line in lines} == {lines[0].count(c)}]
+    steady = max(others, key=lines[0].count, default=",")
+    return steady if lines[0].count(steady) else max(SEPARATORS, key=lines[0].count)
 
 
 def _cells(path: Path, separator: str, whole: bool) -> pd.DataFrame:
@@ -104,7 +120,10 @@ def _cells(path: Path, separator: str, whole: bool) -> pd.DataFrame:
         chunksize=CHUNK,
     )  # fmt: skip
     with reader:
-        return pd.concat(list(_sampled(reader, share)), ignore_index=True)
+        cells = pd.concat(list(_sampled(reader, share)), ignore_index=True)
+    while cells.shape[1] > 1 and cells.iloc[:, -1].isna().all():  # lines that end in a separator
+        cells = cells.iloc[:, :-1]
+    return cells
 
 
 def _sampled(chunks: Iterator[pd.DataFrame], share: float) -> Iterator[pd.DataFrame]:
@@ -133,14 +152,14 @@ def _parquet(path: Path, location: str, words: Collection[str], least: int) -> p
 def _of_any_type(column: pd.Series) -> pd.Series:
     """A Parquet column as floats or strings."""
     if pd.api.types.is_datetime64_any_dtype(column):
-        return numbers(_seconds(column))
+        return as_numbers(seconds(column))
     if pd.api.types.is_timedelta64_dtype(column):
-        return numbers(column.dt.total_seconds())
+        return as_numbers(column.dt.total_seconds())
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-        return numbers(column)
+        return as_numbers(column)
     if pd.api.types.infer_dtype(column) in ("decimal", "date"):  # which pandas keeps as objects
-        found = _numeric(_strings(column))
-        return _strings(column) if found is None else found
+        cells = _strings(column)
+        return cells if (found := format_of(cells)) is None else read_as(found, cells)
     return _strings(column)
 
 
@@ -148,23 +167,31 @@ def _strings(column: pd.Series) -> pd.Series:
     return column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
 
 
-def numbers(column: pd.Series) -> pd.Series:
-    """The column as floats, NaN where a cell is no number below `LARGEST`."""
-    values = pd.to_numeric(column, errors="coerce").astype(float)
-    return values.where(values.abs() < LARGEST)
-
-
-def _typed(frame: pd.DataFrame, header: str, words: Collection[str], separator: str) -> pd.DataFrame:
+def _typed(
+    frame: pd.DataFrame, header: str, words: Collection[str], formats: Mapping[str, str], separator: str
+) -> pd.DataFrame:
     """Give columns the names in the first row, if it is a header; turn numbers to floats."""
-    if header == "yes" or (header == "auto" and _is_header(frame.iloc[0], frame.iloc[1:])):
+    if header == "yes" or (header == "auto" and _is_header(frame.iloc[0], frame.iloc[1:], separator)):
         body = frame.iloc[1:]
         names = [cell.strip() if isinstance(cell, str) else str(i) for i, cell in enumerate(frame.iloc[0])]
         frame = body.reset_index(drop=True)
         frame.columns = pd.Index(_distinct(names))
     else:
         frame.columns = pd.Index([str(c) for c in frame.columns])
-    typed = {c: None if c in words else _numeric(frame[c], separator) for c in frame.columns}
-    return pd.DataFrame({c: _stripped(frame[c]) if found is None else found for c, found in typed.items()})
+    found = {c: _format(frame[c], formats.get(c), separator) for c in frame.columns if c not in words}
+    read = {c: read_as(name, frame[c]) for c, name in found.items() if name is not None}
+    own = {c: found[c] for c, column in read.items() if c not in formats or column.notna().any()}
+    typed = pd.DataFrame({c: read[c] if c in own else _stripped(frame[c]) for c in frame.columns})
+    typed.attrs["formats"] = own
+    lost = {c: cells for c in own if len(cells := _stripped(frame[c])[read[c].isna()].dropna())}
+    typed.attrs["unread"] = {c: (len(cells), str(cells.iloc[0])[:40]) for c, cells in lost.items()}
+    return typed
+
+
+def _format(column: pd.Series, known: str | None, separator: str) -> str | None:
+    """`known`, if the file may be written so: decimal commas cannot be there where a bare comma separates cells."""
+    bare = known == "comma" and separator == "," and not column.str.contains(",", regex=False, na=False).any()
+    return known if known is not None and not bare else format_of(column, separator)
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -186,61 +213,15 @@ def _stripped(column: pd.Series) -> pd.Series:
     return column.where(~column.isin(MISSING))
 
 
-def _is_header(first: pd.Series, body: pd.DataFrame) -> bool:
+def _is_header(first: pd.Series, body: pd.DataFrame, separator: str) -> bool:
     """Whether none of the first row's cells is a number and a column below is, or all are pandas' names of columns."""
     unlike = [first[c] not in set(body[c]) for c in body.columns]
-    is_text = numbers(first).isna() & first.notna()
-    if numbers(first).isna().all() and is_text.any():
-        return all(unlike) or any(_numeric(body[c]) is not None for c in body.columns)
+    formats = {c: format_of(body[c], separator) for c in body.columns}
+    is_number = [bool(read_as(formats[c] or "point", first[[c]]).notna().iloc[0]) for c in body.columns]
+    is_text = ~pd.Series(is_number, first.index) & first.notna()
+    if not any(is_number) and is_text.any():
+        return all(unlike) or any(formats.values())
     after_index = int(pd.isna(first.iloc[0]))  # to_csv leaves the name of the index out
     counted = [str(cell) == str(i - after_index) for i, cell in enumerate(first)]
     named = [a and b for a, b in zip(is_text, unlike, strict=True)]
     return sum(counted) >= 3 and all(a or b for a, b in zip(counted[after_index:], named[after_index:], strict=True))
-
-
-def _numeric(column: pd.Series, separator: str = ",") -> pd.Series | None:
-    """The column as floats, or None where fewer than nine tenths of its cells are numbers or dates; infinite ones are
-    numbers, but missing ones."""
-    present = int(column.notna().sum())
-    if not present:
-        return None
-    for cells in (_plain_commas(column, separator), _dates(column)):
-        if cells is not None and int(pd.to_numeric(cells, errors="coerce").notna().sum()) >= 0.9 * present:
-            return numbers(cells)
-    return None
-
-
-def _plain_commas(column: pd.Series, separator: str) -> pd.Series:
-    """The cells with points for decimal commas, and without separators of thousands as in 1,234.5 or 1.234,5.
-
-    Where every comma might be either, as in 1,234, it is one of thousands if commas separate cells too: who writes
-    decimal commas separates by something else.
-    """
-    has = column.str.contains(",", regex=False, na=False)
-    cells = column[has]
-    if not cells.head(50).map(_is_comma_number).any():
-        return column
-    cells = cells[cells.map(_is_comma_number)]
-    points = cells.str.contains(".", regex=False)
-    either = all(_THOUSANDS.fullmatch(cell) for cell in cells)
-    if either and (separator == "," or points.any() or cells.str.count(",").max() > 1):
-        return column.str.replace(",", "", regex=False)
-    plain = column.str.replace(".", "", regex=False) if points.any() else column
-    return plain.str.replace(",", ".", n=1, regex=False)
-
-
-def _is_comma_number(cell: str) -> bool:
-    return bool(_DECIMAL_COMMA.fullmatch(cell) or _THOUSANDS.fullmatch(cell))
-
-
-def _dates(column: pd.Series) -> pd.Series | None:
-    """Seconds since 1970, if nearly all cells look like ISO dates."""
-    present = column.dropna()
-    if not present.head(50).map(lambda cell: bool(_DATE.fullmatch(cell.strip()))).any():
-        return None
-    return _seconds(pd.to_datetime(column, format="ISO8601", errors="coerce", utc=True))
-
-
-def _seconds(times: pd.Series) -> pd.Series:
-    """Seconds since 1970."""
-    return (times - pd.Timestamp(0, tz=getattr(times.dtype, "tz", None))).dt.total_seconds()

@@ -35,7 +35,7 @@ def test_words_that_look_like_numbers_stay_words_in_other_files(tmp_path: Path, 
     else:
         pd.DataFrame({"code": [1, 2]}).to_parquet(new)
     table = prepare(str(tmp_path / "t.csv"))
-    assert table.rows_of(str(new), "auto").tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert table.rows_of(str(new), "auto")[0].tolist() == [[1, 0, 0], [0, 1, 0]]
 
 
 def test_parquet_columns_of_every_type(tmp_path: Path) -> None:
@@ -77,6 +77,12 @@ COMMAS: dict[str, tuple[str, list[float]]] = {
     "decimals in quotes": ('q,y\n"0,5",1\n998,2\n"1,250",3\n', [0.5, 998, 1.25]),
     "decimals": ("q;y\n1,005;1\n998;2\n", [1.005, 998]),
     "decimals and points of thousands": ("q;y\n1.005,5;1\n1.998;2\n-3,25;3\n", [1005.5, 1998, -3.25]),
+    "decimals without header": ("1,5;2,5;3,5\n2,5;3,5;1,5\n0,125;1,5;9,5\n", [1.5, 2.5, 0.125]),
+    "decimals and points below one": ("q;y\n0,5;1\n0.125;2\n", [0.5, 0.125]),
+    "decimals between tabs": ("1,5\t1,5\n2,5\t3,5\n", [1.5, 2.5]),
+    "separators in quotes": ('q,y\n1,"a;b"\n2,"c;d"\n3,"e;f"\n', [1, 2, 3]),
+    "commas in quotes": ('q;y\n1;"a,b,c"\n2;"d,e,f"\n', [1, 2]),
+    "another separator in words": ("q,y\n1,a;b\n2,c\n", [1, 2]),
 }
 
 
@@ -84,7 +90,72 @@ COMMAS: dict[str, tuple[str, list[float]]] = {
 def test_commas_in_numbers(tmp_path: Path, kind: str) -> None:
     text, expected = COMMAS[kind]
     (tmp_path / "t.csv").write_text(text)
-    assert read_frame(str(tmp_path / "t.csv"))["q"].tolist() == expected
+    assert read_frame(str(tmp_path / "t.csv")).iloc[:, 0].tolist() == expected
+
+
+def german(value: float) -> str:
+    return f"{value:,.2f}".translate(str.maketrans(",.", ".,"))
+
+
+NEW = [(1234.5, 0.25), (2000.0, -1.5), (998.0, 0.125)]
+"""Rows to predict."""
+WRITTEN = {
+    "as in training": "a;b\n" + "".join(f"{german(a)};{german(b)}\n" for a, b in NEW[:2]) + "998,00;0,125\n",
+    "whole numbers in points of thousands": "a;b\n1.234,5;0,25\n2.000;-1,5\n998;0,125\n",
+    "points and commas between cells": "".join(f"{b},{a}\n" for b, a in [("b", "a"), *((b, a) for a, b in NEW)]),
+    "three decimal places and commas between cells": "a,b\n1234.500,0.250\n2000.000,-1.500\n998.000,0.125\n",
+    "a byte order mark": "\ufeffa;b\n1234,5;0,25\n2000;-1,5\n998;0,125\n",
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_rows_to_predict_are_read_as_the_training_file_was(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(1000, 9000, 200), rng.standard_normal(200)
+    lines = [f"{german(x)};{german(y)};{german(x + y)}\n" for x, y in zip(a, b, strict=True)]
+    (tmp_path / "t.csv").write_text("a;b;y\n" + "".join(lines))
+    (tmp_path / "new.csv").write_text(WRITTEN[kind])
+    table = prepare(str(tmp_path / "t.csv"))
+    rows, notes = table.rows_of(str(tmp_path / "new.csv"), "auto")
+    assert torch.equal(rows, table.features.encode(pd.DataFrame(NEW, columns=["a", "b"])))
+    assert notes == []
+
+
+@pytest.mark.parametrize("last", ["1,5;x\n", ";\n"])
+def test_cells_that_are_no_numbers_are_told(tmp_path: Path, last: str) -> None:
+    lines = "".join(f"{i},5;{i % 7},25;{i}\n" for i in range(40))
+    (tmp_path / "t.csv").write_text("a;b;y\n" + lines + ">100;inf;3\n")
+    table = prepare(str(tmp_path / "t.csv"))
+    assert "column 'a': 1 cells are no finite numbers, such as '>100'; they count as missing" in table.notes
+    assert "column 'b': 1 cells are no finite numbers, such as 'inf'; they count as missing" in table.notes
+    (tmp_path / "new.csv").write_text("a;b\n1,5;unknown\n2,5;1,5\n" + last)
+    _, notes = table.rows_of(str(tmp_path / "new.csv"), "auto")
+    cells = 1 + ("x" in last)
+    assert notes == [f"column 'b': {cells} cells are no finite numbers, such as 'unknown'; they count as missing"]
+
+
+def test_a_column_without_a_cell_is_missing_everywhere(tmp_path: Path) -> None:
+    for form in ("{}", "{},5", "2026-01-{:02}"):
+        lines = "".join(f"{form.format(i % 28 + 1)};{i}\n" for i in range(40))
+        (tmp_path / "t.csv").write_text("a;y\n" + lines)
+        (tmp_path / "new.csv").write_text("a;z\n;1\n;2\n")
+        table = prepare(str(tmp_path / "t.csv"))
+        rows, notes = table.rows_of(str(tmp_path / "new.csv"), "auto")
+        assert torch.equal(rows, table.features.encode(pd.DataFrame({"a": [np.nan, np.nan]})))
+        assert notes == []
+
+
+def test_lines_may_end_in_a_separator(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,y,\n" + "".join(f"{i},{i % 3},{i / 7},\n" for i in range(40)))
+    table = prepare(str(tmp_path / "t.csv"))
+    assert (table.column, table.features.numeric, table.notes) == ("y", ["a", "b"], [])
+
+
+def test_no_rows_to_predict(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,y\n" + "".join(f"{i},{i / 7}\n" for i in range(40)))
+    (tmp_path / "new.csv").write_text("a\n")
+    with pytest.raises(ValueError, match=r"new.csv: no rows to predict"):
+        prepare(str(tmp_path / "t.csv")).rows_of(str(tmp_path / "new.csv"), "auto")
 
 
 def test_spaces_around_words_and_names_do_not_count(tmp_path: Path) -> None:

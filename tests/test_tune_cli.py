@@ -290,6 +290,22 @@ def test_every_row_of_a_large_file_is_predicted(
     assert 0 < int(text.split("of the file's rows ")[1].split()[0]) < 800
 
 
+def test_names_with_brackets_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    renamed = frame().rename(columns={"width": "width [/kg]", "colour": "[bold]colour", "price": "price [EUR]"})
+    path, out = tmp_path / "t.csv", tmp_path / "out"
+    renamed.assign(**{"gap [m]": np.nan}).to_csv(path, index=False)
+    (tmp_path / "new.csv").write_text("width [/kg],height,[bold]colour\n1,2,red\nwide [/],2,blue\n")
+    words = (path, "--target", "price [EUR]", "--out", out, "--predict", tmp_path / "new.csv")
+    assert run(*words) == 0
+    text = said(capsys)
+    assert "target 'price [EUR]'" in text
+    assert "column 'gap [m]' is left out" in text
+    assert "new.csv: note" not in text
+    assert "new.csv: column 'width [/kg]': 1 cells are no finite numbers, such as 'wide [/]'" in text
+    assert run(path, "--target", "price [/kg]", "--out", out) == 2
+    assert "no target column 'price [/kg]'; choose from: width [/kg], height, [bold]colour" in said(capsys)
+
+
 def test_numbers_that_became_words_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(with_column())
     (tmp_path / "new.csv").write_text("width,height,colour\nwide,3,red\nnarrow,2,blue\n")

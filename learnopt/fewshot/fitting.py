@@ -99,7 +99,7 @@ def _bar(title: str, total: int, done: int, shown: bool) -> Iterator[Callable[[R
         TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with Progress(*columns, console=console, speed_estimate_period=600, disable=not shown) as bar:
         task, smooth = bar.add_task("", total=total, completed=done, note=""), None
 

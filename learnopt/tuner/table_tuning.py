@@ -6,7 +6,7 @@ import copy
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -40,6 +40,7 @@ class Table:
     Attributes:
         train, valid: `(features, target)`.
         notes: what the user should know of what was done to the columns.
+        formats: how the file's columns of numbers are written.
     """
 
     location: str
@@ -49,6 +50,7 @@ class Table:
     train: tuple[Tensor, Tensor]
     valid: tuple[Tensor, Tensor]
     notes: list[str]
+    formats: Mapping[str, str]
 
     def entry(self) -> dict[str, Any]:
         """For JSON: what was predicted from what, and the preprocessing."""
@@ -75,13 +77,15 @@ class Table:
             layers += [nn.Linear(a, b), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
 
-    def rows_of(self, location: str, header: str) -> Tensor:
-        """The features of another file's rows.
+    def rows_of(self, location: str, header: str) -> tuple[Tensor, list[str]]:
+        """The features of another file's rows, and notes on what could not be read.
 
         Raises:
             ValueError: it lacks a column, or one that was of numbers holds words.
         """
-        frame = read_rows(location, header, self.features.words)
+        frame = read_rows(location, header, self.features.words, self.formats)
+        if not len(frame):
+            raise ValueError(f"{location}: no rows to predict")
         lacking = [c for c in self.features.numeric + self.features.words if c not in frame.columns]
         if lacking:
             raise ValueError(f"{location}: no column {lacking[0]!r}, which {self.location} has")
@@ -92,7 +96,7 @@ class Table:
                 said = f"column {name!r} holds words, such as {example!r}; {self.location} has numbers there"
                 raise ValueError(f"{location}: {said}")
             frame[name] = values
-        return self.features.encode(frame)
+        return self.features.encode(frame), _unread(frame, self.features.numeric)
 
 
 def prepare(location: str, target: str = "", task: str = "auto", header: str = "auto", seed: int = 0) -> Table:
@@ -118,8 +122,18 @@ def prepare(location: str, target: str = "", task: str = "auto", header: str = "
     x, y = encoder.encode(inputs), wanted.encode(present[column])
     return Table(
         location, column, encoder, wanted, (x[:train_rows], y[:train_rows]), (x[train_rows:], y[train_rows:]),
-        notes + encoder.notes,
+        notes + encoder.notes + _unread(frame, encoder.numeric), frame.attrs.get("formats", {}),
     )  # fmt: skip
+
+
+def _unread(frame: pd.DataFrame, columns: list[str]) -> list[str]:
+    """Notes on the cells of columns of numbers that hold none."""
+    unread: dict[str, tuple[int, str]] = frame.attrs.get("unread", {})
+    return [
+        f"column {c!r}: {count} cells are no finite numbers, such as {cell!r}; they count as missing"
+        for c, (count, cell) in unread.items()
+        if c in columns
+    ]
 
 
 def tune_table(
