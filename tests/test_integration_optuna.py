@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
 
@@ -90,6 +90,36 @@ def test_warm_start_enqueues_once(tmp_path: object) -> None:
     warm_start(renamed, count=1, names={"lr": "learning_rate"})
     renamed.optimize(lambda t: t.suggest_float("learning_rate", 1e-6, 2, log=True), n_trials=1)
     assert renamed.trials[0].params == {"learning_rate": load("adamw").portfolio[0].lr}
+
+
+def narrow(trial: optuna.Trial) -> float:
+    lr = trial.suggest_float("lr", 1e-6, 2e-3, log=True)
+    trial.suggest_categorical("schedule", ["cosine", "linear"])
+    trial.suggest_float("weight_decay", 0.0, 1e-3, step=1e-4)
+    return lr
+
+
+@pytest.mark.filterwarnings("error")
+def test_warm_start_stays_within_the_studys_space() -> None:
+    space = {
+        "lr": FloatDistribution(1e-6, 2e-3, log=True), "schedule": CategoricalDistribution(["cosine", "linear"]),
+        "weight_decay": FloatDistribution(0.0, 1e-3, step=1e-4),
+    }  # fmt: skip
+    listed = proposals(count=40)
+    assert any(p["lr"] > 2e-3 for p in listed)
+    assert any(p["schedule"] == "constant" for p in listed)
+    told, seen = optuna.create_study(), optuna.create_study()
+    assert 1 < warm_start(told, count=40, space=space) < 40
+    seen.optimize(narrow, n_trials=1)
+    assert warm_start(seen, count=40) == len(told.trials)
+    for study in (told, seen):
+        study.optimize(narrow, n_trials=len(told.trials))
+        assert {t.state for t in study.trials} == {optuna.trial.TrialState.COMPLETE}
+        assert all(t.params["lr"] <= 2e-3 for t in study.trials)
+    wanted = [p["lr"] for p in listed if p["lr"] <= 2e-3]
+    assert {t.system_attrs["fixed_params"].get("lr") for t in told.trials} >= set(wanted)
+    nothing = optuna.create_study()
+    assert warm_start(nothing, names={"lr": "lr"}, space={"lr": FloatDistribution(1e-9, 1e-8)}) == 0
 
 
 def test_a_result_comes_first() -> None:

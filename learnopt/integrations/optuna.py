@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from learnopt.integrations.optuna_space import fitted
 from learnopt.tuner.knowledge import load
 from learnopt.tuner.result import TuneResult
 
@@ -43,22 +43,28 @@ def proposals(optimizer: str = "adamw", result: TuneResult | None = None, count:
 
 def warm_start(
     study: Study, *, optimizer: str = "adamw", result: TuneResult | None = None, count: int = 8,
-    names: Mapping[str, str] = NAMES,
+    names: Mapping[str, str] = NAMES, space: Mapping[str, BaseDistribution] | None = None,
 ) -> int:  # fmt: skip
     """Enqueue what was learned as the study's next trials; those it has already are left out.
 
     Args:
         names: what the study calls `lr`, `schedule` and `weight_decay`; what is missing here is left to the sampler.
+        space: the ranges and choices that the objective will suggest, by the study's names: what is not among them is
+            left to the sampler. Optuna itself takes an enqueued number beyond its range, and fails at a choice that it
+            does not know. None: as the study's last trial had them; of a new study everything is enqueued.
 
     Returns:
         How many trials were enqueued.
     """
-    added = 0
-    before = len(study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    known = dict(trials[-1].distributions if trials and space is None else space or {})
     for settings in proposals(optimizer, result, count):
-        study.enqueue_trial({names[k]: v for k, v in settings.items() if k in names}, skip_if_exists=True)
-        added = len(study.get_trials(deepcopy=False)) - before
-    return added
+        named = {names[k]: v for k, v in settings.items() if k in names}
+        fitting = {name: fitted(v, known[name]) if name in known else v for name, v in named.items()}
+        enqueued = {name: v for name, v in fitting.items() if v is not None}
+        if enqueued:
+            study.enqueue_trial(enqueued, skip_if_exists=True)
+    return len(study.get_trials(deepcopy=False)) - len(trials)
 
 
 class LearnedSampler(BaseSampler):
@@ -119,16 +125,7 @@ class LearnedSampler(BaseSampler):
     def _listed(self, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
         """The list's value of a parameter if the trial has one and it is in the range; None otherwise."""
         value = self._list[trial.number].get(name) if trial.number < len(self._list) else None
-        if isinstance(distribution, CategoricalDistribution):
-            return value if value is not None and value in distribution.choices else None
-        if not isinstance(distribution, FloatDistribution) or not isinstance(value, float):
-            return None
-        if not distribution.low <= value <= distribution.high:
-            return None
-        if distribution.step is None:
-            return value
-        steps = math.floor((value - distribution.low) / distribution.step + 0.5)
-        return min(distribution.high, distribution.low + steps * distribution.step)
+        return fitted(value, distribution)
 
 
 __all__ = ["NAMES", "LearnedSampler", "proposals", "warm_start"]

@@ -1,4 +1,4 @@
-"""How far apart the parameters of Optuna trials are."""
+"""What a parameter of an Optuna trial may be, and how far apart those of several are."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ from torch import Tensor
 _ABSENT = math.nan
 Place = dict[str, float]
 """A trial's parameters as numbers: from 0 to 1, or the index of a category."""
+
+
+def fitted(value: Any, distribution: BaseDistribution) -> Any:
+    """A category or float as the parameter may have it, on its grid; None if it may not."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value if value is not None and value in distribution.choices else None
+    if not isinstance(distribution, FloatDistribution) or not isinstance(value, float):
+        return None
+    if not distribution.low <= value <= distribution.high:
+        return None
+    if distribution.step is None:
+        return value
+    steps = math.floor((value - distribution.low) / distribution.step + 0.5)
+    return min(distribution.high, distribution.low + steps * distribution.step)
 
 
 def place(trial: FrozenTrial) -> Place:
