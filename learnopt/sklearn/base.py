@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, is_regressor
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
@@ -18,6 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from learnopt.optimizer import LearnedOptimizer
 from learnopt.sklearn import training
+from learnopt.sklearn.surroundings import in_full_or_not_at_all
 from learnopt.sklearn.training import Course, Loss, Rows, measure
 from learnopt.stopping.learned import LearnedStopper
 from learnopt.stopping.stopper import Stopper
@@ -31,6 +33,7 @@ class LearnedMLP(BaseEstimator):  # type: ignore[misc]
     """The part of classifier and regressor that does not depend on the kind of target."""
 
     _partial = False
+    _sparse_targets = False
     _random: np.random.RandomState | None = None
     _optimizer_state: dict[str, Any] | None = None
     _centre: Any
@@ -95,11 +98,20 @@ class LearnedMLP(BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train from the start (or, with `warm_start`, from where the last fit ended).
 
+        A fit that fails or is interrupted (Ctrl-C) leaves the estimator as it was: with the former model, or unfitted.
+
         Args:
             X: `(rows, features)`, dense or sparse, numbers.
             y: `(rows,)` or `(rows, outputs)`.
-            sample_weight: `(rows,)`, non-negative; rows of weight 0 count as absent.
+            sample_weight: `(rows,)`, non-negative; rows of weight 0 count as absent, only ratios matter.
+
+        Raises:
+            ValueError: what is wrong with the arguments or the data.
         """
+        with in_full_or_not_at_all(self):
+            return self._fit(X, y, sample_weight)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
         self._validate_params()
         self._partial = False
         fresh = not (self.warm_start and hasattr(self, "coefs_"))
@@ -108,6 +120,8 @@ class LearnedMLP(BaseEstimator):  # type: ignore[misc]
         random = check_random_state(self.random_state)
         if fresh:
             self._begin(X, weights, random)
+        else:
+            self._check_layers()
         kept, aside = self._split(targets, loss, random)
         rows = [self._rows(X[i], targets[i], weights[i]) if i is not None else None for i in (kept, aside)]
         train, valid = rows
@@ -140,6 +154,8 @@ class LearnedMLP(BaseEstimator):  # type: ignore[misc]
             self.n_iter_ = self.t_ = 0
             self.loss_curve_, self.validation_loss_curve_ = [], None
             self.stopped_because_ = "partial_fit"
+        else:
+            self._check_layers()
         self._random = random
         train = self._rows(X, targets, weights)
         network = training.build(self._layers(), self.activation)
@@ -156,21 +172,41 @@ class LearnedMLP(BaseEstimator):  # type: ignore[misc]
             self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), multi_output=True, reset=fresh,
             y_numeric=is_regressor(self),
         )  # fmt: skip
+        if fresh:
+            self._sparse_targets = issparse(y)
+        if issparse(y):
+            if is_regressor(self):
+                raise ValueError(f"y must be dense, got a sparse one of shape {y.shape}")
+            y = y.toarray()
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         present = weights > 0
+        # float32 has no room for very large and very small ones; a power of two changes no digit of the others
+        weights = np.ldexp(weights, -np.frexp(weights.max())[1])
         X, y, weights = X[present], y[present], weights[present]
         return training.merge(X, y, weights) if X.shape[0] <= self._batch(X.shape[0]) else (X, y, weights)
 
     def _begin(self, X: Any, weights: Array, random: np.random.RandomState) -> None:
         """Measure the inputs and draw the first weights."""
         self._centre, self._scale = measure(X, weights) if self.standardize else (0.0, 1.0)
-        hidden = np.atleast_1d(self.hidden_layer_sizes).tolist() if np.size(self.hidden_layer_sizes) else []
-        if any(not isinstance(size, int) or size < 1 for size in hidden):
-            raise ValueError(f"hidden_layer_sizes must be whole numbers of at least 1, got {self.hidden_layer_sizes!r}")
         self.n_outputs_ = self._outputs()
-        layers = training.new_layers([X.shape[1], *hidden, self.n_outputs_], random)
+        layers = training.new_layers([X.shape[1], *self._hidden(), self.n_outputs_], random)
         self.n_layers_ = len(layers) + 1
         self.coefs_, self.intercepts_ = (list(part) for part in zip(*layers, strict=True))
+
+    def _hidden(self) -> list[int]:
+        hidden: list[int] = np.atleast_1d(self.hidden_layer_sizes).tolist() if np.size(self.hidden_layer_sizes) else []
+        if any(not isinstance(size, int) or size < 1 for size in hidden):
+            raise ValueError(f"hidden_layer_sizes must be whole numbers of at least 1, got {self.hidden_layer_sizes!r}")
+        return hidden
+
+    def _check_layers(self) -> None:
+        """Refuse to go on from layers of other sizes."""
+        fitted = tuple(len(bias) for bias in self.intercepts_[:-1])
+        if tuple(self._hidden()) != fitted:
+            raise ValueError(
+                f"hidden_layer_sizes is {self.hidden_layer_sizes!r}, but the network to go on from has {fitted}; "
+                "a new one begins by fit with warm_start=False"
+            )
 
     def _split(self, targets: Array, loss: Loss, random: np.random.RandomState) -> tuple[Array, Array | None]:
         """Numbers of the rows to train on, and of those set aside, if any."""

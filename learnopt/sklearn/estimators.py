@@ -6,12 +6,14 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from scipy.special import expit, log_softmax, softmax
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 from sklearn.utils.validation import column_or_1d
 
 from learnopt.sklearn.base import LearnedMLP
+from learnopt.sklearn.surroundings import in_full_or_not_at_all
 from learnopt.sklearn.training import Loss, measure
 
 Array = NDArray[Any]
@@ -50,15 +52,20 @@ class LearnedMLPClassifier(ClassifierMixin, LearnedMLP):  # type: ignore[misc]
         """One pass over the given rows; the optimizer goes on from call to call, inputs are measured at the first.
 
         Args:
-            classes: all classes that will come; needed at the first call.
-        """
-        return self._partial_fit(X, y, sample_weight, classes)
+            classes: all classes that will come; needed at the first call, the same or None at later ones.
 
-    def predict(self, X: Any) -> Array:
-        """Classes, `(rows,)`; 0/1 labels, `(rows, labels)`, where fitted on such."""
+        Raises:
+            ValueError: what is wrong with the arguments or the data; the estimator is as before.
+        """
+        with in_full_or_not_at_all(self):
+            return self._partial_fit(X, y, sample_weight, classes)
+
+    def predict(self, X: Any) -> Any:
+        """Classes, `(rows,)`; 0/1 labels, `(rows, labels)`, where fitted on such, sparse (CSR) where those were."""
         outputs = self._forward(X)
         if self._labels:
-            return (outputs > 0).astype(int)
+            labels = (outputs > 0).astype(int)
+            return csr_matrix(labels) if self._sparse_targets else labels
         predicted: Array = self.classes_[outputs.argmax(1)]
         return predicted
 
@@ -88,6 +95,8 @@ class LearnedMLPClassifier(ClassifierMixin, LearnedMLP):  # type: ignore[misc]
             raise ValueError(f"`y` is not of the kind of the first fit, which had classes {self.classes_}")
         if labels:
             return np.asarray(y), Loss("labels")
+        if classes is not None and not np.array_equal(unique_labels(classes), self.classes_):
+            raise ValueError(f"classes={classes!r} are not those of the first fit, {self.classes_}")
         foreign = np.setdiff1d(y, self.classes_)
         if len(foreign) or (self.warm_start and not self._partial and len(np.unique(y)) < len(self.classes_)):
             raise ValueError(f"`y` has classes {np.unique(y)}, which are not those of the first fit, {self.classes_}")
@@ -112,7 +121,8 @@ class LearnedMLPRegressor(RegressorMixin, LearnedMLP):  # type: ignore[misc]
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """One pass over the given rows; the optimizer goes on from call to call, units are measured at the first."""
-        return self._partial_fit(X, y, sample_weight)
+        with in_full_or_not_at_all(self):
+            return self._partial_fit(X, y, sample_weight)
 
     def predict(self, X: Any) -> Array:
         """Targets, `(rows,)` or `(rows, outputs)`."""

@@ -175,7 +175,7 @@ def build(layers: Layers, activation: str) -> nn.Sequential:
     """A torch network of these layers."""
     modules: list[nn.Module] = []
     for weights, bias in layers:
-        linear = nn.utils.skip_init(nn.Linear, *weights.shape)  # type: ignore[no-untyped-call]
+        linear = nn.utils.skip_init(nn.Linear, *weights.shape, dtype=torch.float32)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(weights.T.copy()))
             linear.bias.copy_(torch.from_numpy(bias.copy()))

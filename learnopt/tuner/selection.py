@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,8 @@ def select_model(
 
     Args:
         x: features, `(rows, columns)`, finite numbers.
-        y: target, `(rows,)`: words and whole numbers of at most 20 values are classes, other numbers quantities, unless
-            `task` says so.
+        y: target, `(rows,)`, nothing missing: words and whole numbers of at most 20 values are classes, other numbers
+            quantities, unless `task` says so.
         candidates: names of `CANDIDATES`.
         task: "auto", "classification" or "regression".
 
@@ -121,16 +122,16 @@ def select_model(
 
 
 def _checked(x: Any, y: Any, task: str, candidates: Sequence[str]) -> tuple[np.ndarray, np.ndarray, str]:
-    features, target = np.asarray(x), np.asarray(y)
+    features, target = np.asarray(x), _words_or_numbers(y)
     if features.dtype.kind == "O":  # columns of several types, or of types with missing values
         with contextlib.suppress(TypeError, ValueError):
             features = features.astype(np.float64)
-    if target.dtype.kind == "O":  # words of a data frame
-        target = target.astype(str)
     if task not in ("auto", "classification", "regression"):
         raise ValueError(f"task must be auto, classification or regression, got {task!r}")
     if features.dtype.kind not in "fiub" or features.ndim != 2 or not np.isfinite(features.astype(float)).all():
         raise ValueError(f"x must be a table of finite numbers, got shape {features.shape}, dtype {features.dtype}")
+    if not features.shape[1]:
+        raise ValueError(f"x must have at least one column, got shape {features.shape}")
     if target.shape != features.shape[:1]:
         raise ValueError(f"y must have one value per row, got shape {target.shape} for {len(features)} rows")
     if len(target) < LEAST_ROWS:
@@ -143,12 +144,41 @@ def _checked(x: Any, y: Any, task: str, candidates: Sequence[str]) -> tuple[np.n
         raise ValueError("y holds values that are not finite; drop those rows first")
     if task == "regression" and target.dtype.kind not in "fiub":
         raise ValueError(f"task is regression, but y holds {target.dtype}, such as {str(target[0])!r}")
+    if task == "classification" and target.dtype.kind == "f" and (target % 1).any():
+        raise ValueError(f"task is classification, but y holds fractions, such as {target[target % 1 != 0][0]}")
     distinct = np.unique(target)
     if len(distinct) < 2:
         raise ValueError(f"y never changes: it is always {target[:1].tolist()[0]!r}")
     quantity = target.dtype.kind == "f" or (target.dtype.kind in "iu" and len(distinct) > MAX_NUMERIC_CLASSES)
     kind = task if task != "auto" else "regression" if quantity else "classification"
     return features.astype(np.float64), target, kind
+
+
+def _words_or_numbers(y: Any) -> np.ndarray:
+    """`y` as an array of numbers or of words, whatever holds them.
+
+    Raises:
+        ValueError: a value is missing.
+    """
+    values = np.asarray(y)
+    if values.dtype.kind in "OU" and values.ndim == 1:
+        # from the start: numpy has made a word of every number among words, NaN too
+        values = np.asarray(y, dtype=object)
+        for row, value in enumerate(values):
+            if _missing(value):
+                raise ValueError(f"y has no value ({value!r}) in row {row}; drop such rows first")
+        if all(isinstance(value, Number | np.bool_) for value in values):
+            values = np.array(values.tolist())
+            return values.astype(np.float64) if values.dtype.kind == "O" else values  # of Decimal, say
+        values = values.astype(str)
+    return values
+
+
+def _missing(value: Any) -> bool:
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas' NA is neither equal to itself nor not
+        return True
 
 
 def table_features(x: np.ndarray, y: np.ndarray, task: str) -> list[float]:
@@ -162,12 +192,32 @@ def table_features(x: np.ndarray, y: np.ndarray, task: str) -> list[float]:
 
 
 def probe_scores(x: np.ndarray, y: np.ndarray, task: str, candidates: Sequence[str], seed: int) -> dict[str, float]:
-    """Score of each candidate, trained on a few rows for a few epochs, on other rows."""
+    """Score of each candidate, trained on a few rows for a few epochs, on other rows.
+
+    A class that chance leaves out of the few rows is brought in by dividing the rows class by class.
+    """
     rows = int(min(len(x) // 2, MOST_PROBE, max(LEAST_PROBE, PROBE_SHARE * len(x))))
     rng = np.random.default_rng(seed_of("probe", seed))
     order = rng.permutation(len(x))
+    if task == "classification":
+        classes = np.unique(y, return_inverse=True)[1][order]
+        if len(np.unique(classes[:rows])) < classes.max() + 1:
+            order = order[_spread(classes)]
     train, test = order[:rows], order[rows : 5 * rows]
     return {name: score(name, x, y, task, train, test, PROBE_EPOCHS, seed) for name in candidates}
+
+
+def _spread(classes: np.ndarray) -> np.ndarray:
+    """An order, `(rows,)`, in which every part from the start has its share of every class, the first rows one of each.
+
+    Args:
+        classes: `(rows,)`, whole numbers from 0 without gaps.
+    """
+    counts = np.bincount(classes)
+    by_class = np.argsort(classes, kind="stable")
+    place = np.empty(len(classes))
+    place[by_class] = np.concatenate([np.arange(count) / count for count in counts])
+    return np.argsort(place, kind="stable")
 
 
 def score(
