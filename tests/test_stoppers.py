@@ -22,6 +22,10 @@ MAKERS = {
 }
 
 
+def twice(stopper: Stopper) -> Stopper:
+    return (stopper & RelativeImprovement()) | stopper
+
+
 def curve(seed: int, length: int = 40) -> list[float]:
     rng = np.random.default_rng(seed)
     t = np.arange(length)
@@ -278,6 +282,8 @@ def test_composition() -> None:
         (lambda: Patience(restore_best=3), "restore_best must be a model"),
         (lambda: Patience().update("low"), "value must be one number, got 'low'"),
         (lambda: Patience().update(torch.zeros(2)), "value must be one number"),
+        (lambda: Patience().update(10**400), "value must be one number, got 1000"),
+        (lambda: twice(Patience(3)), "a stopper can be in a composition only once"),
         (lambda: Patience().update(1.0, math.nan), "step must be a finite number, got nan"),
         (lambda: Patience().load_state_dict({}), "state must hold a 'history'"),
         (lambda: RelativeImprovement(2), "share must be a finite number of at least 0 and at most 1, got 2"),

@@ -137,6 +137,13 @@ class _Pair(Stopper):
             raise ValueError(f"stoppers of one metric must have one mode, got {first.mode!r} and {second.mode!r}")
         super().__init__(first.mode)
         self.first, self.second = first, second
+        parts = self._parts()
+        if len({id(part) for part in parts}) < len(parts):
+            raise ValueError("a stopper can be in a composition only once: it would be told every value twice")
+
+    def _parts(self) -> list[Stopper]:
+        """The stoppers that are no pairs."""
+        return [s for side in (self.first, self.second) for s in (side._parts() if isinstance(side, _Pair) else [side])]
 
     def update(self, value: Any, step: float | None = None) -> Verdict:
         """As `Stopper.update`, told to both."""
@@ -209,7 +216,7 @@ def as_number(value: Any, what: str) -> float:
         raise ValueError(f"{what} must be one number, got {value!r}")
     try:
         return float(value.item() if hasattr(value, "item") else value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ValueError(f"{what} must be one number, got {value!r:.80}") from None
 
 
