@@ -84,6 +84,30 @@ def test_any_batches_with_a_loss_of_ones_own() -> None:
         tune(make, Batches(), steps=50, progress=False)
 
 
+class Stream(torch.utils.data.IterableDataset[Any]):
+    """Rows without a known number."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return zip(*arrays(), strict=True)
+
+
+def test_a_loader_without_a_length() -> None:
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=16)
+    result = tune(make, loader, loader, steps=40, budget=20, progress=False)
+    assert result.probes
+    assert result.batch_size == 16
+
+
+def test_a_loader_with_a_generator_gives_the_same_again() -> None:
+    own = torch.Generator().manual_seed(5)
+    data = torch.utils.data.TensorDataset(*arrays())
+    loader = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True, generator=own)
+    before = own.get_state()
+    one, two = (tune(make, loader, loader, steps=40, budget=20, progress=False) for _ in range(2))
+    assert one.probes == two.probes
+    assert torch.equal(own.get_state(), before)
+
+
 def test_a_data_loader_and_its_validation() -> None:
     data = torch.utils.data.TensorDataset(*arrays())
     loader = torch.utils.data.DataLoader(data, batch_size=32, shuffle=True)
@@ -206,8 +230,11 @@ def test_files_are_written(tmp_path: Path) -> None:
         ({"steps": 40.5}, "steps must be a whole number of at least 1, got 40.5"),
         ({"budget": -1}, "budget must be a whole number of at least 0, got -1"),
         ({"loss": 3}, "loss must be a function of .model, batch., got int"),
-        ({"loss": lambda model, batch: model(batch[0])}, r"loss must return one number, got shape \("),
-        ({"loss": lambda model, batch: None}, "loss must return one number, got None"),
+        ({"loss": lambda model, batch: model(batch[0])}, r"loss must return a tensor of one number, got shape \("),
+        ({"loss": lambda model, batch: None}, "loss must return a tensor of one number, got None"),
+        ({"loss": lambda model, batch: 0.5}, "loss must return a tensor of one number, got 0.5"),
+        ({"make_model": lambda: nn.Sequential(nn.EmbeddingBag(9, 2, sparse=True)), "train_data": (
+            torch.ones(50, 3).long(), torch.ones(50, 2))}, "the model has sparse gradients"),
         ({"knowledge": "mine"}, "knowledge must be what tuner.knowledge.load returns, got str"),
         ({"knowledge": replace(load("adamw"), optimizer="sgd")}, "is about 'sgd', the optimizer is 'adamw'"),
         ({"val_data": 7}, "val_data must be .X, y., or batches, such as a DataLoader; got int"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -70,13 +72,62 @@ def test_the_best_probe_is_kept() -> None:
     assert found == pytest.approx(judged.best_probe.valid, rel=1e-5)
 
 
+def test_a_function_judges_both() -> None:
+    x, y = arrays(4500)
+    result, model = tune(make, (x[:300], y[:300]), (x, y), steps=100, progress=False), make()
+    probed, calls = make(), list[nn.Module]()
+    probed.load_state_dict(result.weights)
+
+    def judged(judge_of: nn.Module) -> float:
+        calls.append(judge_of)
+        with torch.no_grad():
+            return functional.cross_entropy(judge_of(x), y).item()
+
+    assert not result.judged_by_all
+    assert result.best_probe is not None
+    with pytest.warns(UserWarning, match=r"loss 9 cannot be compared .* only a part of the data, so the model is kept"):
+        assert result.keep_better(model, 9) == 9
+    worse, better = judged(model), judged(probed)
+    assert better != pytest.approx(result.best_probe.valid, rel=1e-6)
+    assert worse > better == result.keep_better(model, judged)
+    assert torch.equal(model[0].weight, probed[0].weight)  # type: ignore[index]
+    assert calls[2] is model is not calls[3]
+    with torch.no_grad():
+        model[2].bias += 1e-3  # type: ignore[index]
+    kept = copy.deepcopy(model.state_dict())
+    for sign in (1, -1, math.nan):  # NaN: neither is known to be better
+        before = -1.0 if sign == 1 else 1.0
+        values = iter([before, before + sign])
+        found = result.keep_better(model, lambda _: next(values))  # noqa: B023
+        assert found == (0.0 if sign == -1 else before)
+        expected = result.weights if sign == -1 else kept
+        assert all(torch.equal(a, expected[k]) for k, a in model.state_dict().items())
+        model.load_state_dict(kept)
+
+
 def test_without_a_probe_nothing_is_kept() -> None:
     result, model = tune(make, arrays(), steps=100, budget=0, progress=False), make()
     before = model[0].weight.clone()  # type: ignore[index]
     assert result.best_probe is None
     assert result.weights == {}
     assert result.keep_better(model, 3.0) == 3.0
+    assert result.keep_better(model, lambda _: 2.0) == 2.0
     assert torch.equal(model[0].weight, before)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_factory_that_builds_nothing_new_is_refused(wrapped: bool) -> None:
+    model = make()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="returned a Sequential with parameters that it had returned before"):
+        tune(lambda: nn.Sequential(model) if wrapped else model, arrays(), steps=20, progress=False)
+    assert all(torch.equal(a, before[k]) for k, a in model.state_dict().items())
+
+
+def test_frozen_parts_may_be_shared() -> None:
+    body = nn.Linear(6, 16).requires_grad_(False)
+    result = tune(lambda: nn.Sequential(body, nn.ReLU(), nn.Linear(16, 2)), arrays(), steps=40, progress=False)
+    assert len(result.probes) > 1
 
 
 def test_a_probe_ends_at_a_loss_that_is_not_finite() -> None:
@@ -118,3 +169,25 @@ def test_time_enough_changes_nothing() -> None:
     assert one.curve == two.curve
     assert one.steps_used == two.steps_used == 100
     assert not two.interrupted
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_works_where_gradients_are_off(mode: Callable[[], Any]) -> None:
+    usual = tune(make, arrays(), steps=100, budget=60, progress=False)
+    with mode():
+        result = tune(make, arrays(), steps=100, budget=60, progress=False)
+        assert not torch.is_grad_enabled()
+    assert result.probes == usual.probes
+
+
+def test_double_precision_by_default() -> None:
+    x, y = (part.numpy() for part in arrays())
+    torch.set_default_dtype(torch.float64)
+    try:
+        result = tune(make, (x, y), steps=100, budget=60, progress=False)
+        targets = tune(lambda: nn.Linear(6, 1), (x, x[:, 0]), steps=100, budget=60, progress=False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert result.decided
+    assert targets.decided
+    assert result.weights["0.weight"].dtype == torch.float64

@@ -162,3 +162,18 @@ def test_diagnose_takes_losses_as_they_come() -> None:
             diagnose(wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the knowledge is about 'adamw', the optimizer is 'sgd'"):
         diagnose(curve(1e-4), optimizer="sgd", knowledge=load("adamw"))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-45, 1e-30, 1e-10, 1e37, 1e39, 1e300])
+@pytest.mark.parametrize("end", [[], [-0.01], [math.nan] * 20], ids=["", "negative", "nan"])
+def test_diagnose_reads_losses_of_any_scale(scale: float, end: list[float]) -> None:
+    losses = [loss / curve(1e-3)[0] for loss in curve(1e-3)] + end
+    usual, seen = (diagnose([by * loss for loss in losses]) for by in (1.0, scale))
+    assert seen.verdict == usual.verdict
+    assert (seen.factor, seen.low, seen.high) == pytest.approx((usual.factor, usual.low, usual.high), rel=1e-3)
+
+
+def test_diagnose_reads_losses_that_grow_beyond_single_precision() -> None:
+    found = diagnose([10.0**i for i in range(60)])
+    assert found.verdict == "too large"
+    assert 0 < found.low <= found.factor <= found.high < 0.1

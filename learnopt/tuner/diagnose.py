@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from learnopt.stopping.stopper import as_number
 from learnopt.tuner import diagnosis_network
@@ -18,6 +19,9 @@ RISEN, TAMED = 0.2, 0.3
 """A run whose log loss rose by this much, or left the finite numbers, is told to take at most this factor."""
 AGREED = 0.6
 """If the members' guesses spread over more decades than this times two, there is no verdict."""
+USUAL, MOST = (1e-6, 1e20), 1e30
+"""Runs whose first loss is beyond this range are scaled to begin at 1, and losses are clipped at the other number:
+single precision must hold them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def diagnose(losses: Sequence[float], *, optimizer: str = "adamw", knowledge: Kn
     if torch.isfinite(values).all() and values.max() == values.min():
         return Diagnosis("cannot decide", 1.0, 1.0, 1.0, "the losses never change: is anything being trained?")
     known = load(optimizer) if knowledge is None else checked(knowledge, optimizer)
-    seen = diagnosis_network.inputs(values[None].float())
+    seen = diagnosis_network.inputs(_scaled(values)[None].float())
     with torch.no_grad():
         guesses = torch.cat([diagnosis_network.forward(w, seen) for w in known.diagnosis])
     if float(seen[0, -1]) == 0 or float(seen[0, diagnosis_network.POINTS - 1]) > RISEN:
@@ -73,3 +77,11 @@ def diagnose(losses: Sequence[float], *, optimizer: str = "adamw", knowledge: Kn
     verdict = "about right" if abs(middle) < NEAR else "too small" if middle > 0 else "too large"
     reason = f"the best rate is about {factor:g} times this one ({10**low:.2g} to {10**high:.2g})"
     return Diagnosis(verdict, factor, 10**low, 10**high, reason)
+
+
+def _scaled(losses: Tensor) -> Tensor:
+    """Losses of any scale, `(n,)` in double precision, of which the first is finite, as single precision can hold."""
+    finite, first = torch.isfinite(losses), float(losses[0].abs())
+    if first > 0 and not USUAL[0] <= first <= USUAL[1]:
+        losses = losses / first
+    return torch.where(finite, losses.clamp(-MOST, MOST), losses)

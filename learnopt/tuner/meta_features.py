@@ -94,7 +94,7 @@ def meta_features(model: nn.Module, loss: Loss, batches: Sequence[Any], *, steps
         rows: number of training rows; 0: unknown.
 
     Raises:
-        ValueError: the model has no parameters that train, or the loss has no gradient.
+        ValueError: the model has no parameters that train, or the loss has no gradient, or a sparse one.
     """
     model = copy.deepcopy(model).train()
     params: list[Tensor] = [p for p in model.parameters() if p.requires_grad and p.numel()]
@@ -141,6 +141,8 @@ def _gradients(
             if not value.requires_grad:
                 raise ValueError("the loss does not depend on the model's parameters")
             found = torch.autograd.grad(value, params, allow_unused=True)
+            if any(g is not None and g.is_sparse for g in found):
+                raise ValueError("the model has sparse gradients, which are not supported: build it with sparse=False")
             grads.append([
                 torch.zeros_like(p) if g is None else g.nan_to_num(0.0, 0.0, 0.0)
                 for g, p in zip(found, params, strict=True)

@@ -1,24 +1,22 @@
-"""Probes at work: whole short trainings, and the random state around them."""
+"""Probes at work: whole short trainings."""
 
 from __future__ import annotations
 
 import copy
 import math
-import random
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from learnopt.baselines import multiplier
-from learnopt.task import seed_of
 from learnopt.tuner.data import Loss, Source
 from learnopt.tuner.probes import Probe, edges
+from learnopt.tuner.random_state import seeded
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": lambda params, lr, weight_decay: torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay),
@@ -30,44 +28,32 @@ class TimeUp(Exception):
     """The seconds are spent."""
 
 
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Python's, numpy's and torch's generators (the accelerators' too) are after the block what they were before."""
-    kept, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  # users' data may draw from it
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(kept)
-        np.random.set_state(legacy)  # noqa: NPY002
-
-
-def seeded(*parts: object) -> None:
-    """Seed the three generators."""
-    seed = seed_of(*parts)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed)
-
-
 def maker(make_model: nn.Module | Callable[[], nn.Module], seed: int) -> Callable[[], nn.Module]:
     """Fresh models: the factory's with the same random state each time, or copies of a model.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither; or, at a call, the factory's model is not a new one.
     """
     if isinstance(make_model, nn.Module):
         model = make_model
         return lambda: copy.deepcopy(model)
     if not callable(make_model):
         raise ValueError(f"make_model must be a function that returns an nn.Module, got {type(make_model).__name__}")
-    factory = make_model
+    factory, last = make_model, list[weakref.ref[nn.Parameter]]()
 
     def make() -> nn.Module:
         seeded("model", seed)
         made = factory()
         if not isinstance(made, nn.Module):
             raise ValueError(f"make_model must return an nn.Module, got {type(made).__name__}")
+        trained = [p for p in made.parameters() if p.requires_grad]  # frozen parts may well be shared
+        before = [p for ref in last if (p := ref()) is not None]
+        if {id(p) for p in trained} & {id(p) for p in before}:
+            raise ValueError(
+                f"make_model returned a {type(made).__name__} with parameters that it had returned before: build a new "
+                "model at each call, or give the model itself, which is copied"
+            )
+        last[:] = [weakref.ref(p) for p in trained]
         return made
 
     return make
@@ -77,19 +63,18 @@ def judge(model: nn.Module, loss: Loss, source: Source) -> float:
     """Mean loss of the validation batches, without a graph; the model is in training mode again afterwards."""
     model.eval()
     with torch.no_grad():
-        values = [_number(loss(model, batch)) for batch in source.valid]
+        values = [float(_single(loss(model, batch))) for batch in source.valid]
     model.train()
     return sum(values) / len(values)
 
 
-def _number(value: Any) -> float:
-    """What a loss returned; refuses what is not one number."""
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(f"loss must return one number, got shape {tuple(value.shape)}")
-    try:
-        return float(value)
-    except (TypeError, RuntimeError):
-        raise ValueError(f"loss must return one number, got {value!r:.60}") from None
+def _single(value: Any) -> Tensor:
+    """What a loss returned; refuses what is not one number in a tensor."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"loss must return a tensor of one number, got {value!r:.60}")
+    if value.numel() != 1:
+        raise ValueError(f"loss must return a tensor of one number, got shape {tuple(value.shape)}")
+    return value
 
 
 class Prober:
@@ -146,7 +131,7 @@ class Prober:
         for group in optimizer.param_groups:
             group["lr"] = lr * multiplier("cosine", t, steps)
         optimizer.zero_grad()
-        value: Tensor = self._loss(model, batch)
+        value = _single(self._loss(model, batch))
         self._stepped()
         found = float(value.detach())
         if math.isfinite(found):

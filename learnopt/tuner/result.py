@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from torch import nn
 
 from learnopt.atomic import write_bytes
 from learnopt.baselines import multiplier
+from learnopt.stopping.stopper import as_number
 from learnopt.tuner.probes import Probe
 from learnopt.tuner.probing import OPTIMIZERS
 
@@ -38,6 +42,7 @@ class TuneResult:
         steps_used, seconds_used: what they cost.
         interrupted: whether Ctrl-C or the end of the time cut the search short.
         weights: state dict of the best probe's model, on the CPU; empty where no probe ended.
+        judged_by_all: whether the probes were judged by all of the validation data; False: by 2,000 rows or 20 batches.
     """
 
     optimizer: str
@@ -56,6 +61,7 @@ class TuneResult:
     seconds_used: float
     interrupted: bool
     weights: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    judged_by_all: bool = True
 
     def build(
         self, model: nn.Module, steps: int | None = None
@@ -81,23 +87,42 @@ class TuneResult:
         ended = [p for p in self.probes if math.isfinite(p.valid)]
         return min(ended, key=lambda p: p.valid) if ended else None
 
-    def keep_better(self, model: nn.Module, loss: float) -> float:
+    def keep_better(self, model: nn.Module, loss: float | Callable[[nn.Module], float]) -> float:
         """The better of two trained models: where the best probe ended lower than `model`, load its weights into that.
 
         A full run that overfits, or was not foreseen right, may end higher than a probe did.
 
         Args:
             model: trained as recommended.
-            loss: its validation loss, by the loss and the data that were tuned with.
+            loss: a function from a model to its validation loss, which judges both (the probe's as a copy of `model`);
+                or the validation loss of `model` as a number, by the loss and all of the data that were tuned with.
 
         Returns:
             The validation loss of the weights that the model has now.
+
+        Warns:
+            UserWarning: `loss` is a number, and the probes were judged by only a part of the data: the model is kept.
         """
-        probe = self.best_probe
-        if probe is None or loss <= probe.valid:
-            return loss
+        own, probe = loss(model) if callable(loss) else loss, self.best_probe
+        own = as_number(own, "loss")
+        if probe is None:
+            return own
+        theirs = probe.valid
+        if callable(loss):
+            other = copy.deepcopy(model)
+            other.load_state_dict(self.weights)
+            theirs = as_number(loss(other), "loss")
+        elif not self.judged_by_all:
+            warnings.warn(
+                f"loss {own:.4g} cannot be compared with the probes', which were judged by only a part of the data, so "
+                "the model is kept; give a function from a model to its validation loss, which judges both",
+                stacklevel=2,
+            )
+            return own
+        if own <= theirs or math.isnan(theirs):
+            return own
         model.load_state_dict(self.weights)
-        return probe.valid
+        return theirs
 
     def entry(self) -> dict[str, Any]:
         """For JSON: everything but weights and the probes' training losses; numbers that are not finite are None."""

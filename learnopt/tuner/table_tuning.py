@@ -24,7 +24,8 @@ from learnopt.table_file import is_sampled, read_frame, read_rows
 from learnopt.task import seed_of
 from learnopt.tuner.data import source, usual_loss
 from learnopt.tuner.knowledge import Knowledge
-from learnopt.tuner.probing import judge, random_state_kept, seeded
+from learnopt.tuner.probing import judge
+from learnopt.tuner.random_state import random_state_kept, seeded
 from learnopt.tuner.result import TuneResult
 from learnopt.tuner.tune import tune
 

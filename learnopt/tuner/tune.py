@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import nn
 
 from learnopt.stopping.stopper import as_number, check_whole
@@ -15,7 +16,8 @@ from learnopt.tuner import meta_features
 from learnopt.tuner.data import Loss, Source, source, usual_loss, usual_steps
 from learnopt.tuner.knowledge import Knowledge, checked, load
 from learnopt.tuner.probes import Probe
-from learnopt.tuner.probing import OPTIMIZERS, Prober, TimeUp, judge, maker, random_state_kept, seeded
+from learnopt.tuner.probing import OPTIMIZERS, Prober, TimeUp, judge, maker
+from learnopt.tuner.random_state import random_state_kept, seeded
 from learnopt.tuner.result import TuneResult
 from learnopt.tuner.search import Recommendation, Search
 
@@ -34,19 +36,21 @@ def tune(
 ) -> TuneResult:  # fmt: skip
     """Recommend a learning rate, a schedule and a weight decay, from a learned prior and a few short runs.
 
-    The model, the data and the generators of Python, numpy and torch are left as found. Ctrl-C ends the search and
-    returns the best so far.
+    The model, the data and the generators of Python, numpy, torch and the loaders are left as found. Ctrl-C ends the
+    search and returns the best so far.
 
     Args:
-        make_model: returns a freshly initialised model; or a model, which is copied and stays as it is.
+        make_model: returns a new, freshly initialised model; or a model, which is copied and stays as it is.
         train_data: `(X, y)` arrays or tensors, or batches of any type that can be iterated again, such as a DataLoader.
         val_data: likewise; None: a fifth of the rows is held back (arrays), or training batches judge (other data).
+            Probes are judged by at most 2,000 rows of arrays, drawn at random, or 20 batches: of a DataLoader that
+            reads in order, random ones too, else the first.
         optimizer: "adamw"; or "sgd" (momentum 0.9), for which there is no shipped knowledge: pass `knowledge`.
         steps: optimizer steps of the run that is tuned for; None: by a rule of thumb, about 30 epochs.
         budget: optimizer steps for all probes together; None: as many as one full run. 0: no probe, the prior alone.
         seconds: wall-clock limit of the whole search. A few further steps are timed first, so that probes are short
             enough to end in time.
-        loss: `(model, batch) -> ()`, for batches that are no pairs `(x, y)` or another loss. None: cross-entropy
+        loss: `(model, batch) -> ()` tensor, for batches that are no pairs `(x, y)` or another loss. None: cross-entropy
             where y is whole numbers, else the mean squared error.
         batch_size: for arrays; None: by a rule of thumb.
         seed: of initialisation and batches.
@@ -59,7 +63,7 @@ def tune(
     _check(optimizer, steps, budget, seconds, loss)
     started = time.monotonic()
     known = load(optimizer) if knowledge is None else checked(knowledge, optimizer)
-    with random_state_kept():
+    with random_state_kept(train_data, val_data), torch.inference_mode(False), torch.enable_grad():
         make = maker(make_model, seed)
         data = source(train_data, val_data, batch_size, seed)
         total = usual_steps(data.rows, data.batch_size) if steps is None else steps
@@ -174,6 +178,7 @@ class _Work:
             found.configuration.weight_decay, self.data.batch_size, self.steps, best, not found.doubt,
             _reason(found, self.search.probes, self, knowledge), curve, tuple(self.search.probes), self.used,
             time.monotonic() - self.started, self.interrupted, self.prober.weights if self.prober else {},
+            self.data.whole,
         )  # fmt: skip
 
 
