@@ -25,7 +25,8 @@ class AveragedWeights(ReadOuts):
 
         While a run is under way they are better than the weights that train, most of all where `total_steps` is not
         told and no schedule comes to an end. Once `total_steps` steps were taken nothing is changed: the learned
-        schedule has led the weights there. Parameters that never had a gradient stay as they are.
+        schedule has led the weights there. Parameters that never had a gradient stay as they are, as do frozen ones
+        beside others that train: their average has not followed them.
 
         Running statistics of BatchNorm belong to the weights that train: `torch.optim.swa_utils.update_bn(loader,
         model)` makes those of the average.
@@ -36,9 +37,10 @@ class AveragedWeights(ReadOuts):
         if self.param_groups[0]["averaged"] or self._ended():
             return
         self._mark(True)  # first, so that an interruption leaves nothing that could be stepped from
+        training = any(p.requires_grad for p in self._params())  # or else the whole model was frozen to be used
         for p in self._params():
             state = self.state.get(p, {})
-            if AVERAGE not in state:
+            if AVERAGE not in state or p.requires_grad != training:
                 continue
             state[TRAINED] = p.detach().clone()
             if spread.is_sharded(p):

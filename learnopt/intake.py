@@ -12,6 +12,8 @@ from torch import Tensor
 
 _WEIGHT_LIMIT = 1e30
 """Weights count as no larger than this where a network is measured: units times a fan-in stay finite."""
+LOSS_LIMIT = 1e30
+"""Larger losses count as this: differences of them would overflow float32."""
 _MOST_STEPS = 2**63
 """A `total_steps` is a number that a machine can count to."""
 
@@ -80,16 +82,24 @@ def check_not_captured(device: torch.device) -> None:
 
 
 def loss_tensor(loss: Tensor | float, device: torch.device) -> Tensor:
-    """A loss as a float tensor of shape `(1,)`, float32 unless it is a float64; refuses what is not one number."""
+    """A loss as a float tensor of shape `(1,)`, float32 unless it is a float64; refuses what is not one number.
+
+    Finite ones that are larger than `LOSS_LIMIT` count as that.
+    """
+    if isinstance(loss, (int, float)) and abs(loss) > LOSS_LIMIT and loss - loss == 0:
+        loss = LOSS_LIMIT if loss > 0 else -LOSS_LIMIT
     try:
-        tensor = torch.as_tensor(loss, device=device).detach().resolve_neg()
+        tensor = dense(torch.as_tensor(loss, device=device).detach()).resolve_neg()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"loss must be one number, got {loss!r}") from None
     if tensor.numel() != 1:
         raise ValueError(f"loss must be one number, got shape {tuple(tensor.shape)}")
     if tensor.is_complex():
         raise ValueError(f"loss must be one real number, got {tensor.dtype}")
-    return tensor.reshape(1).to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    tensor = tensor.reshape(1)
+    if tensor.dtype != torch.float64:
+        return tensor.to(torch.float32)
+    return torch.where(tensor.isfinite(), tensor.clamp(-LOSS_LIMIT, LOSS_LIMIT), tensor)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -117,10 +127,10 @@ def plain(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def root_mean_square(x: Tensor) -> Tensor:
-    """Root mean square of all elements, shape `()`, float32; finite for every finite `x`."""
+    """Root mean square of all elements, shape `()`, float32; finite if and only if all of `x` is."""
     values = plain(x, torch.float32)
     result = values.square().mean().sqrt()
-    if math.isfinite(result):
+    if math.isfinite(result) or not x.isfinite().all():
         return result
     return (values.clamp(-_WEIGHT_LIMIT, _WEIGHT_LIMIT) / _WEIGHT_LIMIT).square().mean().sqrt() * _WEIGHT_LIMIT
 

@@ -10,6 +10,7 @@ from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT
 
 from learnopt import artifact, inner_step, intake, memory, meta_network, quick_step, spread, stop_head
@@ -19,8 +20,6 @@ from learnopt.layout import Layout
 
 _GRADIENT_LIMIT = 1e15
 """Larger gradients are cut to this: sums of their squares would overflow float32."""
-_LOSS_LIMIT = 1e30
-"""Larger losses count as this: differences of them would overflow float32."""
 _BETAS = (0.9, 0.995)
 """In every group for schedulers that cycle the momentum (OneCycleLR, CyclicLR) and refuse optimizers without; the rule
 does not read them."""
@@ -135,7 +134,7 @@ class LearnedOptimizer(AveragedWeights):
             return returned
         if largest > _GRADIENT_LIMIT:
             grads = [g.clamp(-_GRADIENT_LIMIT, _GRADIENT_LIMIT) for g in grads]
-        told = None if told is None else told.clamp(-_LOSS_LIMIT, _LOSS_LIMIT)
+        told = None if told is None else told.clamp(-intake.LOSS_LIMIT, intake.LOSS_LIMIT)
         grads = [-g if group["maximize"] else g for g, (_, group) in zip(grads, active, strict=True)]
         with intake.full_precision(device):
             self._advance(active, grads, told)
@@ -145,11 +144,12 @@ class LearnedOptimizer(AveragedWeights):
         """Take a usual step the quick way; False where it is not a usual one, and nothing has been done."""
         keeper = self._run_keeper()
         states = [self.state[p] for p, _ in active if "memory" in self.state.get(p, {})]
-        if keeper is None or len(states) < len(active):
+        if keeper is None or not keeper.requires_grad or len(states) < len(active):
             return False
         params, groups = [p for p, _ in active], [group for _, group in active]
         horizon = float(self.param_groups[0]["total_steps"] or 0)
         run, meta = self.state[keeper]["run"], self._meta
+        self._latest = run
         return self._quick.step(params, states, groups, loss, horizon, run, meta, _GRADIENT_LIMIT)
 
     def _advance(self, active: list[tuple[Tensor, dict[str, Any]]], grads: list[Tensor], loss: Tensor | None) -> None:
@@ -184,10 +184,16 @@ class LearnedOptimizer(AveragedWeights):
 
     def _remember(self, tensors: list[Tensor]) -> None:
         """Give tensors that step for the first time their state; units come from the whole network."""
-        if all("memory" in self.state[p] for p in tensors):
+        fresh = {p for p in tensors if "memory" not in self.state[p]}
+        if not fresh:
             return
-        known = [p for p in self._params() if p.numel()]
+        known = [p for p in self._params() if p in fresh or self._counts(p)]
         rms0 = torch.stack([self._rms0(p).to(tensors[0].device) for p in known])
+        finite = rms0.isfinite().tolist()
+        for p, is_finite in zip(known, finite, strict=True):
+            if p in fresh and not is_finite:
+                raise ValueError(f"a parameter of shape {tuple(p.shape)} that is to step holds infinite values or NaN")
+        known, rms0 = [p for p, is_finite in zip(known, finite, strict=True) if is_finite], rms0[finite]
         unit = Layout.of([intake.plain(p, torch.float32).shape for p in known]).units(rms0[None])[0]
         rows = dict(zip(known, memory.new_memory(rms0, unit).unbind(0), strict=True))
         for p in tensors:
@@ -197,17 +203,15 @@ class LearnedOptimizer(AveragedWeights):
                 state.update(inner_step.large_state(plain))
                 state["memory"] = rows[p].to(p.device, copy=True)
 
+    def _counts(self, p: Tensor) -> bool:
+        """Whether a network's unit is measured by this tensor: it trains, as in meta-training, or has stepped."""
+        there = not is_lazy(p) and not p.is_meta and p.numel() > 0
+        return there and (p.requires_grad or "memory" in self.state.get(p, {}))
+
     def _rms0(self, p: Tensor) -> Tensor:
         if "memory" in self.state.get(p, {}):
             return memory.field(self.state[p]["memory"], "rms0")[0]
         return intake.root_mean_square(spread.whole(p))
-
-    def _keep_run(self, packed: Tensor) -> None:
-        keeper = self._run_keeper()
-        if keeper is None:  # the first that trains: distributed checkpoints leave frozen parameters' state out
-            params = self._params()
-            keeper = next((p for p in params if p.requires_grad), params[0])
-        self.state[keeper]["run"] = packed
 
     def _weights(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         if (device, dtype) not in self._unpacked:
@@ -218,7 +222,17 @@ class LearnedOptimizer(AveragedWeights):
         """Add parameters later on; they are measured in units of the whole network and start at age 0."""
         if isinstance(param_group, dict):  # torch says what else is wrong
             intake.check_options(param_group.get("lr", 1.0), param_group.get("weight_decay"))
+            self._tell_steps(param_group)
         super().add_param_group(param_group)
+
+    def _tell_steps(self, group: dict[str, Any]) -> None:
+        """All groups have the one number of steps that the run has."""
+        if "total_steps" in group:
+            intake.steps(group["total_steps"])
+        if self.param_groups:
+            told = self.param_groups[0]["total_steps"]
+            if group.setdefault("total_steps", told) != told:
+                raise ValueError(f"total_steps is the run's, one for all groups, got {group['total_steps']} and {told}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Options that an older state does not know get their defaults."""
@@ -258,6 +272,7 @@ class LearnedOptimizer(AveragedWeights):
         after = self.register_load_state_dict_post_hook(lambda _: self._restore_precision(seen), prepend=True)
         try:
             super().load_state_dict(state_dict)
+            self._latest = None
         finally:
             before.remove()
             after.remove()

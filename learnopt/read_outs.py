@@ -6,35 +6,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
+from torch.nn.parameter import is_lazy
 
 from learnopt import evidence, memory
 from learnopt.evidence import Evidence
 from learnopt.layout import Layout
+from learnopt.run_state import RunState
 
 _STOP_AFTER = 20
 """Losses that must have been seen before `should_stop` may be true."""
 _NUMBER, _STOP = (memory.RUN_FIELDS.index(name) for name in ("number", "stop"))
 
 
-class ReadOuts(Optimizer):
+class ReadOuts(RunState):
     """The read-outs of an optimizer that keeps its state as `memory` says; no look creates state."""
 
     _meta: dict[str, Any]
-
-    def _params(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
-
-    def _run_keeper(self) -> Tensor | None:
-        """The parameter whose state holds the run's, None before the first step."""
-        return next((p for p in self._params() if "run" in self.state.get(p, {})), None)
-
-    def _run(self, device: torch.device | None = None) -> Tensor:
-        keeper = self._run_keeper()
-        if keeper is None:
-            return memory.new_run(device)
-        run: Tensor = self.state[keeper]["run"]
-        return run
 
     def _memories(self) -> Tensor:
         """What is remembered of every parameter tensor, `(tensors, MEMORY_SIZE)`; zeros before its first step."""
@@ -60,7 +47,7 @@ class ReadOuts(Optimizer):
         """
         columns = {key: values.tolist() for key, values in self.decisions().items()}
         return [
-            {"shape": tuple(p.shape), **{key: values[i] for key, values in columns.items()}}
+            {"shape": () if is_lazy(p) else tuple(p.shape), **{key: values[i] for key, values in columns.items()}}
             for i, p in enumerate(self._params())
         ]
 

@@ -223,8 +223,9 @@ def _write(writer: Writer, values: Mapping[str, float], step: int) -> None:
 
 
 def _writable(path: Path) -> Path:
-    """The path, if a file can be written there; to find out at the end of a run would be late."""
-    folder = next(p for p in path.absolute().parents if p.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    """The path wherever the process goes, if a file can be written there; to find out at the end would be late."""
+    place = path.absolute()
+    folder = next(p for p in place.parents if p.exists())
+    if place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(f"path must be a file that can be written, got {str(path)!r}")
-    return path
+    return place

@@ -22,6 +22,7 @@ RUNTIME = {
     "orthogonal",
     "quick_step",
     "read_outs",
+    "run_state",
     "recorder",
     "recording",
     "recording_figures",

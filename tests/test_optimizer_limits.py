@@ -76,7 +76,7 @@ def test_losses_that_swing_from_end_to_end_of_float32(weights: str) -> None:
 
 @pytest.mark.parametrize("loss", [
     torch.tensor(2.0, dtype=torch.float16), torch.tensor(2.0, dtype=torch.float64), torch.tensor(2), 2, True,
-    torch.tensor([[2.0]], requires_grad=True),
+    torch.tensor([[2.0]], requires_grad=True), torch.tensor([2.0]).to_sparse(),
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_losses_of_every_type(loss: Tensor | float, dtype: torch.dtype, weights: str) -> None:
@@ -89,6 +89,24 @@ def test_losses_of_every_type(loss: Tensor | float, dtype: torch.dtype, weights:
             optimizer.step(loss=told)
         ends.append(p)
     assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("loss", [1e39, 10**400, torch.tensor(1e39, dtype=torch.float64), torch.tensor(1e31)], ids=str)
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_finite_losses_beyond_float32_count_as_the_largest(
+    loss: Tensor | float, sign: int, dtype: torch.dtype, weights: str
+) -> None:
+    ends = []
+    for told in (sign * loss, torch.tensor(sign * 1e30, dtype=getattr(loss, "dtype", torch.float32))):
+        p = nn.Parameter(torch.ones(3, 3, dtype=dtype))
+        optimizer = LearnedOptimizer([p], weights=weights)
+        for _ in range(2):
+            p.grad = torch.ones_like(p)
+            optimizer.step(loss=told)
+        assert optimizer.skipped_steps == 0
+        ends.append(p)
+    torch.testing.assert_close(*ends)
 
 
 def test_complex_losses_are_refused(weights: str) -> None:

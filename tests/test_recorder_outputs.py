@@ -54,6 +54,17 @@ def test_scalars(weights: str) -> None:
                for k, v in s.items())  # fmt: skip
 
 
+def test_the_file_is_where_it_was_asked_for(weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "later").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model, optimizer = optimised(weights)
+    with Recorder(optimizer, names=model, path="run.json"):
+        monkeypatch.chdir(tmp_path / "later")
+        train(model, optimizer, range(2))
+    assert (tmp_path / "run.json").exists()
+    assert not any((tmp_path / "later").iterdir())
+
+
 def test_resuming_goes_on_with_the_file(weights: str, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     whole_model, whole = optimised(weights)
