@@ -187,13 +187,11 @@ class LearnedOptimizer(AveragedWeights):
         fresh = {p for p in tensors if "memory" not in self.state[p]}
         if not fresh:
             return
-        known = [p for p in self._params() if p in fresh or self._counts(p)]
-        rms0 = torch.stack([self._rms0(p).to(tensors[0].device) for p in known])
-        finite = rms0.isfinite().tolist()
-        for p, is_finite in zip(known, finite, strict=True):
-            if p in fresh and not is_finite:
-                raise ValueError(f"a parameter of shape {tuple(p.shape)} that is to step holds infinite values or NaN")
-        known, rms0 = [p for p, is_finite in zip(known, finite, strict=True) if is_finite], rms0[finite]
+        measured = {p: self._rms0(p).to(tensors[0].device) for p in self._params() if p in fresh or self._counts(p)}
+        known = [p for p, size in measured.items() if math.isfinite(size)]
+        for p in fresh - set(known):
+            raise ValueError(f"a parameter of shape {tuple(p.shape)} that is to step holds infinite values or NaN")
+        rms0 = torch.stack([measured[p] for p in known])
         unit = Layout.of([intake.plain(p, torch.float32).shape for p in known]).units(rms0[None])[0]
         rows = dict(zip(known, memory.new_memory(rms0, unit).unbind(0), strict=True))
         for p in tensors:
