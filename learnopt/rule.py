@@ -26,8 +26,9 @@ from learnopt.orthogonal import orthogonalise
 
 STEP = 0.01
 """Base step as a share of (rms of the weights + their unit)."""
-LONGEST = 0.3
-"""Largest step of a tensor, in the same unit: whatever the meta-network says, no single step starts a run anew."""
+LONGEST = 0.1
+"""Largest step of a tensor, in the same unit: whatever the meta-network says, no single step starts a run anew, and the
+first ten do not end above the start."""
 DECAY = 0.005
 """Base share of a matrix that decays per step at full schedule, where the step makes weights smaller anyway: decay that
 never works against the gradients costs little where a task has to be fitted to the end."""

@@ -231,3 +231,25 @@ def test_stopping(bias: float, threshold: float, losses: bool, expected: bool, t
         optimizer.step(loss=loss if losses else None)
         assert optimizer.should_stop == (expected and t >= 19)
         assert abs(optimizer.stop_probability - 1 / (1 + math.exp(-bias))) < 1e-5
+
+
+@pytest.mark.parametrize("steps", [10, 32])
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("losses", [False, True])
+def test_short_runs_do_not_end_above_their_start(steps: int, told: bool, losses: bool) -> None:
+    """With single steps of up to 0.3 of a tensor's size two of these sixteen networks did after ten steps."""
+    for seed in range(16):
+        torch.manual_seed(seed)
+        x = torch.rand(200, 1) * 6 - 3
+        y = torch.sin(x)
+        model = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))
+        optimizer = LearnedOptimizer(model.parameters(), total_steps=steps if told else None)
+        start = nn.functional.mse_loss(model(x), y).item()
+        batches = list(zip(x.split(32), y.split(32), strict=True))
+        for t in range(steps):
+            rows, targets = batches[t % len(batches)]
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(rows), targets)
+            loss.backward()
+            optimizer.step(loss=loss.detach() if losses else None)
+        assert nn.functional.mse_loss(model(x), y).item() < 0.5 * start, seed
