@@ -10,23 +10,19 @@ reported with, same initialisations and batches for all.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import statistics
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import by_kind
 import numpy as np
 import torch
 from second_data import PHOTOGRAPHS, Pair, length, photograph
 from second_networks import Recurrent, Transformer, cnn, resnet
-from second_opinion import FEW, LIMIT, Step, adamw, batches, log_mean, train
+from second_opinion import Step, adamw, batches, log_mean, train
 from second_tasks import Work
 from torch import Tensor, nn
 from torch.nn import functional
@@ -206,51 +202,24 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """By `lr`: geometric mean of the ratios, standard error of its logarithm, median, share of tasks won."""
     table = {}
     for lr in rows[0]["valid"]:
-        d = [max(-LIMIT, min(LIMIT, row["valid"][lr])) for row in rows]
-        t = [max(-LIMIT, min(LIMIT, row["train"][lr])) for row in rows]
+        logs = [row["valid"][lr] for row in rows]
         table[lr] = {
-            "tasks": len(d), "validation ratio": math.exp(statistics.mean(d)),
-            "standard error of its logarithm": statistics.stdev(d) / len(d) ** 0.5 if len(d) > 1 else math.nan,
-            "median": math.exp(statistics.median(d)), "worst": math.exp(max(d)),
-            "won": statistics.mean(x <= 0 for x in d), "training ratio": math.exp(statistics.mean(t)),
+            "tasks": len(rows), "validation ratio": by_kind.ratio(logs), **by_kind.spread(logs),
+            "worst": math.exp(by_kind.cut(max(logs))), "won": statistics.mean(x <= 0 for x in logs),
+            "training ratio": by_kind.ratio(row["train"][lr] for row in rows),
         }  # fmt: skip
     return table
 
 
 def fixed(rows: list[dict[str, Any]]) -> dict[str, float]:
     """AdamW's settings, each for all tasks: geometric mean of the ratios to the best one of each task."""
-    return {
-        name: math.exp(statistics.mean(min(LIMIT, row["adamw_ratios"][name]) for row in rows))
-        for name in rows[0]["adamw_ratios"]
-    }
-
-
-def parts(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """All tasks, those with few rows or many, and those of each kind."""
-    found = {
-        "all": rows,
-        f"below {FEW} rows": [r for r in rows if r["rows"] < FEW],
-        f"{FEW} rows or more": [r for r in rows if r["rows"] >= FEW],
-    }
-    found |= {kind: [r for r in rows if r["kind"] == kind] for kind in KINDS}
-    return {name: part for name, part in found.items() if part}
+    return {name: by_kind.ratio(row["adamw_ratios"][name] for row in rows) for name in rows[0]["adamw_ratios"]}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="the learned optimizer on networks that were trained before")
-    parser.add_argument("--out", type=Path, default=Path("results/fine-tuning"))
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--tasks", type=int, default=6, help="of each kind")
-    chosen = parser.parse_args()
-    started, rows = time.time(), []
-    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(measure, kind, index) for index in range(chosen.tasks) for kind in KINDS]
-        for done in as_completed(waiting):
-            rows.append(done.result())
-            left = (time.time() - started) / len(rows) * (len(waiting) - len(rows))
-            print(f"{len(rows)} of {len(waiting)} tasks, about {left / 60:.1f} minutes left", flush=True)
-    rows.sort(key=lambda row: (row["kind"], row["index"]))
-    table = {name: summary(part) for name, part in parts(rows).items()}
+    chosen = by_kind.options(__doc__, "results/fine-tuning", tasks=6)
+    rows = by_kind.run(measure, KINDS, chosen)
+    table = {name: summary(part) for name, part in by_kind.parts(rows, KINDS).items()}
     for name, lines in table.items():
         for lr, line in lines.items():
             print(f"{name:24} lr {lr:5}", *[f"{key} {value:.2f}" for key, value in line.items()])

@@ -12,18 +12,15 @@ these have not.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
+import by_kind
 import numpy as np
 import torch
+from by_kind import FLOOR
 from second_tasks import KINDS, Work
 from torch import Tensor, nn
 
@@ -37,10 +34,6 @@ PLAIN = "0.001 constant"
 SEEDS = (1, 2)
 LOOKS = 10
 LATE = 0.05
-FEW = 300
-"""Rows to train on that are reported by themselves below."""
-FLOOR, LIMIT = 1e-6, 2.0
-"""Losses below the first count as that; logarithms of ratios count within the second."""
 Step = Callable[[int, Tensor], None]
 
 
@@ -136,46 +129,19 @@ def measure(kind: str, index: int) -> dict[str, Any]:
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Geometric means of ratios, their standard error in logarithms, medians and shares."""
-
-    def mean(which: str) -> float:
-        return math.exp(statistics.mean(max(-LIMIT, min(LIMIT, row[which])) for row in rows))
-
-    d = [max(-LIMIT, min(LIMIT, row["valid"])) for row in rows]
+    logs = {key: [row[key] for row in rows] for key in ("valid", "train", "least", "plain")}
     return {
-        "tasks": len(rows), "validation ratio": mean("valid"),
-        "standard error of its logarithm": statistics.stdev(d) / len(d) ** 0.5 if len(d) > 1 else math.nan,
-        "median": math.exp(statistics.median(d)), "won": statistics.mean(x <= 0 for x in d),
-        "training ratio": mean("train"), "least validation loss": mean("least"),
-        "against AdamW at 1e-3": mean("plain"), "won against it": statistics.mean(row["plain"] < 0 for row in rows),
+        "tasks": len(rows), "validation ratio": by_kind.ratio(logs["valid"]), **by_kind.spread(logs["valid"]),
+        "won": statistics.mean(x <= 0 for x in logs["valid"]), "training ratio": by_kind.ratio(logs["train"]),
+        "least validation loss": by_kind.ratio(logs["least"]), "against AdamW at 1e-3": by_kind.ratio(logs["plain"]),
+        "won against it": statistics.mean(x < 0 for x in logs["plain"]),
     }  # fmt: skip
 
 
-def tables(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """The summary of all tasks, by rows to train on and by kind."""
-    parts = {
-        "all": rows,
-        f"below {FEW} rows": [r for r in rows if r["rows"] < FEW],
-        f"{FEW} rows or more": [r for r in rows if r["rows"] >= FEW],
-    }
-    parts |= {kind: [r for r in rows if r["kind"] == kind] for kind in KINDS}
-    return {name: summary(part) for name, part in parts.items() if part}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="the learned optimizer on tasks written after its weights")
-    parser.add_argument("--out", type=Path, default=Path("results/second-opinion"))
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--tasks", type=int, default=5, help="of each kind")
-    chosen = parser.parse_args()
-    started, rows = time.time(), []
-    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(measure, kind, index) for index in range(chosen.tasks) for kind in KINDS]
-        for done in as_completed(waiting):
-            rows.append(done.result())
-            left = (time.time() - started) / len(rows) * (len(waiting) - len(rows))
-            print(f"{len(rows)} of {len(waiting)} tasks, about {left / 60:.1f} minutes left", flush=True)
-    rows.sort(key=lambda row: (row["kind"], row["index"]))
-    table = tables(rows)
+    chosen = by_kind.options(__doc__, "results/second-opinion", tasks=5)
+    rows = by_kind.run(measure, KINDS, chosen)
+    table = {name: summary(part) for name, part in by_kind.parts(rows, KINDS).items()}
     for name, line in table.items():
         print(f"{name:22}", *[f"{key} {value:.2f}" for key, value in line.items()])
     path = write_record(chosen.out / "second-opinion.json", seeds=list(SEEDS), summary=table, rows=rows)

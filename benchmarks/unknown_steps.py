@@ -9,19 +9,15 @@ into the network; BatchNorm's running statistics stay those of the last weights.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
+import by_kind
 import numpy as np
 import torch
-from rich.progress import track
-from second_opinion import FLOOR, LIMIT, SEEDS, batches
+from by_kind import FLOOR
+from second_opinion import SEEDS, batches
 from second_tasks import KINDS, Work
 
 from learnopt import LearnedOptimizer
@@ -51,7 +47,7 @@ def train(work: Work, seed: int, steps: int | None) -> dict[str, float]:
     return found
 
 
-def measure(index: int, kind: str) -> dict[str, Any]:
+def measure(kind: str, index: int) -> dict[str, Any]:
     """One task: every run, and the mean logarithm of the ratio to the runs that are told their steps."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -59,28 +55,17 @@ def measure(index: int, kind: str) -> dict[str, Any]:
     told, unknown = ([train(work, seed, steps) for seed in SEEDS] for steps in (work.steps, None))
     row: dict[str, Any] = {"kind": kind, "index": index, "steps": work.steps, "told": told, "unknown": unknown}
     for which in ("last", "average"):
-        cost = statistics.mean(u[which] - t["last"] for u, t in zip(unknown, told, strict=True))
-        row[which] = max(-LIMIT, min(LIMIT, cost))
+        row[which] = by_kind.cut(statistics.mean(u[which] - t["last"] for u, t in zip(unknown, told, strict=True)))
     return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("results/second-opinion"))
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--tasks", type=int, default=3, help="of each kind")
-    chosen = parser.parse_args()
-    rows = []
-    with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
-        for index in range(chosen.tasks):
-            rows += track(pool.map(partial(measure, index), KINDS), f"task {index + 1} of each kind", len(KINDS))
+    chosen = by_kind.options(__doc__, "results/second-opinion", tasks=3)
+    rows = by_kind.run(measure, KINDS, chosen)
     table = {}
     for which in ("last", "average"):
         costs = [row[which] for row in rows]
-        table[which] = {
-            "ratio": math.exp(statistics.mean(costs)), "median": math.exp(statistics.median(costs)),
-            "standard error of its logarithm": statistics.stdev(costs) / len(costs) ** 0.5,
-        }  # fmt: skip
+        table[which] = {"ratio": by_kind.ratio(costs), **by_kind.spread(costs)}
         print(f"{which:8}", *[f"{key} {value:.3f}" for key, value in table[which].items()])
     path = write_record(chosen.out / "unknown-steps.json", seeds=list(SEEDS), tasks=len(rows), summary=table, rows=rows)
     print(f"wrote {path}")
