@@ -29,9 +29,10 @@ Listener = Callable[[float, float], None]
 """Called with (work done, all work), in estimated seconds."""
 
 _ARITHMETIC = (
-    "features.py", "inner_step.py", "intake.py", "kernels/fused.py", "kernels/fused_step.py", "kernels/in_place.py",
-    "kernels/library.py", "layout.py", "memory.py", "meta_network.py", "optimizer.py", "orthogonal.py",
-    "quick_step.py", "rule.py", "spread.py", "stop_head.py",
+    "averaged_weights.py", "baselines/base.py", "baselines/learned.py", "course.py", "equalise.py", "evidence.py",
+    "features.py", "inner_step.py", "intake.py", "kernels/fused.py", "kernels/fused_guard.py", "kernels/fused_step.py",
+    "kernels/in_place.py", "kernels/library.py", "layout.py", "memory.py", "meta_network.py", "optimizer.py",
+    "orthogonal.py", "quick_step.py", "rule.py", "run_state.py", "spread.py", "stop_head.py",
     *(f"kernels/{name}" for name in library.SOURCES + library.HEADERS),
 )  # fmt: skip
 """Sources that decide what the learned optimizer does."""

@@ -195,6 +195,13 @@ def _standardised(names: Sequence[str], rows: list[tuple[Tensor, Tensor]]) -> Te
     return torch.stack(columns, -1)
 
 
+def agreement(columns: Tensor) -> Tensor:
+    """How far each tensor's gradients agree with the momentum from before them, `(N, n)`, from its `TENSOR` columns,
+    `(N, n, len(TENSOR))`: 1 where all batches say the same, 0.11 before the first gradient."""
+    centre, spread = STANDARD["cos_gradient_fast"]
+    return (columns[..., TENSOR.index("cos_gradient_fast")] * spread + centre) / BETA_FAST  # the column's largest value
+
+
 def summary(columns: Tensor, sizes: Tensor) -> Tensor:
     """Means of the `SUMMARISED` columns over the tensors, weighted by the root of their sizes: `(N, tensors, F)`,
     `(tensors,)` to `(N, len(SUMMARISED))`."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from learnopt import equalise, features
+from learnopt.course import base_pull, base_schedule, longest_step
 from learnopt.features import AVERAGE, AWAY, BETA_FAST, BETA_SQUARE, LossHistory
 from learnopt.layout import Layout, TensorShape
 from learnopt.meta_network import HIDDEN, parameter_outputs, schedule_logit, tensor_outputs
@@ -26,9 +27,6 @@ from learnopt.orthogonal import orthogonalise
 
 STEP = 0.01
 """Base step as a share of (rms of the weights + their unit)."""
-LONGEST = 0.1
-"""Largest step of a tensor, in the same unit: whatever the meta-network says, no single step starts a run anew, and the
-first ten do not end above the start."""
 DECAY = 0.005
 """Base share of a matrix that decays per step at full schedule, where the step makes weights smaller anyway: decay that
 never works against the gradients costs little where a task has to be fitted to the end."""
@@ -39,18 +37,8 @@ CLIP = 3.0
 that is larger, had before: a few outlying examples are not to steer a run."""
 CLIP_FROM = 10
 """Steps of a tensor before anything is cut."""
-WARMUP = 0.03
-"""Share of the told horizon that the base schedule warms up for."""
-FLOOR = 0.005
-"""The base schedule does not fall below this, so that a horizon told too short does not freeze the run."""
-UNTOLD, UNTOLD_STEPS = 2.0, 100.0
-"""The base schedule where the horizon is unknown: a scale, and the steps of warm-up, after which it falls."""
 PULL = 0.3
 """Largest share of the way to the averaged weights that one step goes back."""
-PULL_LOGIT = (-6.0, 2.0)
-"""Base logit of that share before the end of the told horizon, and at the end."""
-ENDING = 0.1
-"""Share of the told horizon over which the base logit rises."""
 TINY = 1e-37
 """What quotients and roots are kept from zero by."""
 LARGEST = 1e30
@@ -117,26 +105,6 @@ def init_state(layout: Layout, params: list[Tensor]) -> RuleState:
     )  # fmt: skip
 
 
-def base_schedule(step: Tensor, horizon: Tensor) -> Tensor:
-    """Hand-designed schedule, shape `()`: warm-up, then decay; horizon 0 means unknown.
-
-    Linear and within [FLOOR, 1] where the horizon is told; where it is not, every step may be the last, so that the
-    schedule falls early and then ever more slowly.
-    """
-    share = (step + 1) / horizon.clamp_min(1)
-    told = (share / WARMUP).clamp(max=1.0) * (1 - step / horizon.clamp_min(1)).clamp(min=FLOOR)
-    untold = UNTOLD * ((step + 1) / UNTOLD_STEPS).clamp(max=1.0) / (1 + step / UNTOLD_STEPS)
-    return torch.where(horizon > 0, told, untold)
-
-
-def base_pull(step: Tensor, horizon: Tensor) -> Tensor:
-    """Base logit of the pull towards the averaged weights, shape `()`: rises only as the told horizon ends."""
-    low, high = PULL_LOGIT
-    share = (step + 1) / horizon.clamp_min(1)
-    ending = ((share - (1 - ENDING)) / ENDING).clamp(0, 1) * (horizon > 0) * (share <= 1)
-    return low + (high - low) * ending
-
-
 def decide(
     w: dict[str, Tensor], layout: Layout, state: RuleState, loss: Tensor | None, horizon: Tensor,
     nudge: Tensor | None = None,
@@ -164,7 +132,8 @@ def decide(
     is_matrix = layout.is_matrix.to(g.device)
     rms = state.statistics[..., features.STATISTICS.index("weight")].sqrt()
     reach = torch.minimum(rms, 1e3 * state.unit) + state.unit  # bounded: a run that blows up does so slowly
-    step_size = reach * (STEP * schedule[:, None] * torch.exp((2 * out[..., 0]).clamp(-7, 7))).clamp(max=LONGEST)
+    share = STEP * schedule[:, None] * torch.exp((2 * out[..., 0]).clamp(-7, 7))
+    step_size = reach * torch.minimum(share, longest_step(features.agreement(t), state.age))
     # no decay below the scale of the initialisation: a sine network's frequencies, for one, are not to be forgotten
     grown = (1 - (state.rms0 / (rms + TINY)) ** 2).clamp_min(0)
     decay = (DECAY * schedule[:, None] * torch.exp(3 * out[..., 2].clamp(-3, 2))).clamp(0, 0.5) * is_matrix * grown

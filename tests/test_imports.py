@@ -7,11 +7,13 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import learnopt
+from learnopt import compare
 
 ROOT = Path(learnopt.__file__).parent
 RUNTIME = {
     "atomic",
     "averaged_weights",
+    "course",
     "differentiable",
     "evidence",
     "equalise",
@@ -124,6 +126,19 @@ def test_the_few_shot_arm_stands_by_itself() -> None:
     assert reached - own <= RUNTIME | FEWSHOT_SHARES
     users = {m for m in GRAPH if GRAPH[m] & own} - own
     assert all(m.startswith("cli") for m in users), users
+
+
+def test_stored_runs_are_of_all_that_decides() -> None:
+    """Files that `compare` digests so that runs of another rule are not taken for those of this one."""
+    bystanders = {"artifact", "atomic", "carded", "kernels.sharing", "read_outs"}  # they read, write, share out or show
+    reached, todo = set(), {"baselines.learned"}
+    while todo:
+        module = todo.pop()
+        reached.add(module)
+        todo |= GRAPH[module] - reached
+    assert bystanders <= reached
+    digested = {name for name in compare._ARITHMETIC if name.endswith(".py")}
+    assert digested == {f"{module.replace('.', '/')}.py" for module in reached - bystanders}
 
 
 def test_tasks_are_imported_by_the_command_line_only() -> None:

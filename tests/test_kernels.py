@@ -12,7 +12,7 @@ from optimizer_toy import assert_same_training, busy_weights
 from torch import Tensor, nn
 from toy import ToyTask
 
-from learnopt import LearnedOptimizer, inner_step, meta_network, rule
+from learnopt import LearnedOptimizer, course, features, inner_step, meta_network, rule
 from learnopt.kernels import in_place, library
 from learnopt.kernels.in_place import InPlaceNet
 from learnopt.layout import Layout
@@ -79,6 +79,29 @@ def test_kernel_equals_rule(horizon: float, withheld: bool, shared: bool) -> Non
             torch.testing.assert_close(a, b, rtol=tolerance[0], atol=tolerance[1])
     for a, b in zip(now.history, state.history, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("in_float32")
+def test_kernel_equals_rule_where_batches_agree() -> None:
+    """The bound of a step rises there; half of the gradients is the same in every batch."""
+    n, g, shapes = 2, torch.Generator().manual_seed(0), [(5, 4), (5,), (3, 5), (3,)]
+    theta, layout = thetas(n), Layout.of(shapes)
+    params = [0.3 * torch.randn(n, *shape, generator=g) for shape in shapes]
+    steady = [torch.randn(n, *shape, generator=g) for shape in shapes]
+    state, w = rule.init_state(layout, params), meta_network.unpack(theta)
+    fast = in_place.InPlaceRuns(theta, layout, params, state)
+    nudge = torch.zeros(n, len(shapes), len(meta_network.OUTPUTS))
+    nudge[..., meta_network.OUTPUTS.index("log_step")] = 50.0
+    for _ in range(12):
+        noisy = [x + s * torch.randn(x.shape, generator=g) for x, s in zip(steady, (0.0, 1.0, 0.3, 0.1), strict=True)]
+        params, state, decision = rule.apply(w, layout, params, noisy, state, None, torch.tensor(30.0), nudge)
+        fast.step(list(noisy), None, 30.0, nudge)
+        for a, b in zip(fast.params, params, strict=True):
+            torch.testing.assert_close(a.detach(), b, rtol=2e-3, atol=2e-4)
+    bound = course.longest_step(features.agreement(decision.tensor_columns), state.age - 1)
+    assert bound.min() < 1.01 * course.LONGEST
+    assert bound.max() > 0.99 * course.FARTHEST
 
 
 @needs_compiler

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from toy import ToyTask
 
-from learnopt import equalise, features, meta_network, rule
+from learnopt import course, equalise, features, meta_network, rule
 from learnopt.layout import Layout
 from learnopt.orthogonal import orthogonalise
 from learnopt.unroll import Problem, Telling, unroll
@@ -265,15 +265,38 @@ def test_no_step_is_longer_than_the_bound() -> None:
         return decision.step_size / (state.rms0 + state.unit)
 
     torch.testing.assert_close(shares(0.0), torch.full((2, len(SHAPES)), rule.STEP))
-    torch.testing.assert_close(shares(50.0), torch.full((2, len(SHAPES)), rule.LONGEST))
+    torch.testing.assert_close(shares(50.0), torch.full((2, len(SHAPES)), course.LONGEST))
+
+
+def test_the_bound_rises_where_batches_agree() -> None:
+    at = course.longest_step(torch.tensor([[-1.0, 0.5, 0.9, 1.0, 1.2, 1.0]]), torch.tensor([9.0, 9, 9, 9, 9, 5]))
+    expected = [0.1, 0.1 + 0.07 * 0.5**16, 0.1 + 0.07 * 0.9**16, 0.17, 0.17, 0.1]
+    assert at[0].tolist() == pytest.approx(expected)
+
+    shapes = [(4, 3), (5,)]
+    params, grads = draw(shapes, 1)
+    layout, w = Layout.of(shapes), meta_network.unpack(meta_network.initial_theta(torch.Generator().manual_seed(0)))
+    state = rule.init_state(layout, params)
+    nudge = torch.zeros(1, 2, len(meta_network.OUTPUTS))
+    nudge[..., meta_network.OUTPUTS.index("log_step")] = 50.0
+    g, found = torch.Generator().manual_seed(1), []
+    for _ in range(9):
+        noise = torch.randn(grads[1].shape, generator=g)
+        size = rule.decide(w, layout, state, None, torch.tensor(30.0), nudge)[0].step_size
+        weights = state.statistics[..., features.STATISTICS.index("weight")].sqrt()
+        found.append((size / (torch.minimum(weights, 1e3 * state.unit) + state.unit))[0])
+        params, state, _ = rule.apply(w, layout, params, [grads[0], noise], state, None, torch.tensor(30.0), nudge)
+    assert torch.stack(found[1:6]).flatten().tolist() == pytest.approx([course.LONGEST] * 10)
+    assert found[-1][0] > 0.99 * course.FARTHEST
+    assert found[-1][1] < 1.1 * course.LONGEST
 
 
 def test_base_schedule_by_hand() -> None:
     def at(step: int, horizon: int) -> float:
-        return float(rule.base_schedule(torch.tensor(float(step)), torch.tensor(float(horizon))))
+        return float(course.base_schedule(torch.tensor(float(step)), torch.tensor(float(horizon))))
 
-    assert [at(t, 1000) for t in (0, 29, 500, 999)] == pytest.approx([1 / 30, 0.971, 0.5, rule.FLOOR])
-    assert at(5000, 1000) == pytest.approx(rule.FLOOR)
+    assert [at(t, 1000) for t in (0, 29, 500, 999)] == pytest.approx([1 / 30, 0.971, 0.5, course.FLOOR])
+    assert at(5000, 1000) == pytest.approx(course.FLOOR)
     assert [at(t, 0) for t in (0, 9, 99, 300, 20000)] == pytest.approx([0.02, 0.2 / 1.09, 2 / 1.99, 0.5, 2 / 201])
 
 

@@ -110,13 +110,22 @@ static float base_schedule(float step, float horizon)
     return UNTOLD * clamp((step + 1.0f) / UNTOLD_STEPS, 0.0f, 1.0f) / (1.0f + step / UNTOLD_STEPS);
 }
 
-/* rule.base_pull */
+/* course.base_pull */
 static float base_pull(float step, float horizon)
 {
     float share = (step + 1.0f) / larger(horizon, 1.0f);
     if (!(horizon > 0.0f) || share > 1.0f)
         return PULL_LOW;
     return PULL_LOW + (PULL_HIGH - PULL_LOW) * clamp((share - (1.0f - ENDING)) / ENDING, 0.0f, 1.0f);
+}
+
+/* course.longest_step of features.agreement */
+static float longest_step(const float *columns, float age)
+{
+    float sure = clamp((columns[2] * tensor_standard[2][1] + tensor_standard[2][0]) / BETA_FAST, 0.0f, 1.0f);
+    for (int i = 0; i < 4; i++)
+        sure *= sure;
+    return age > AGREED_FROM ? LONGEST + (FARTHEST - LONGEST) * sure : LONGEST;
 }
 
 /* y += x W for W of shape (inputs, outputs); inlined, so that the sums stay in registers */
@@ -157,7 +166,7 @@ static void decide_tensor(const Net *net, const float *theta, int64_t r, int64_t
     float reach = (rms < 1e3f * unit ? rms : 1e3f * unit) + unit, given = net->weight_decay[k];
     float longer = exponential(clamp(2.0f * out[0], -7.0f, 7.0f));
     float more = exponential(3.0f * clamp(out[2], -3.0f, 2.0f));
-    float length = net->lr[k] * reach * smaller(STEP * schedule * longer, LONGEST);
+    float length = net->lr[k] * reach * smaller(STEP * schedule * longer, longest_step(x + GLOBAL, m[AT_AGE]));
     float shrunk = m[AT_RMS0] / (rms + TINIEST), grown = larger(1.0f - shrunk * shrunk, 0.0f);
     float learned = clamp(DECAY * schedule * more, 0.0f, 0.5f) * is_matrix * grown;
     m[AT_STEP_SIZE] = length;

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from learnopt import equalise, features, memory, meta_network, orthogonal, rule, stop_head
+from learnopt import course, equalise, features, memory, meta_network, orthogonal, rule, stop_head
 
 FOLDER = Path(__file__).parent
 SOURCES = ("step.c", "decide.c", "elements.c", "orthogonalise.c", "amx.c")
@@ -63,10 +63,11 @@ def constants() -> dict[str, float]:
         "SMOOTHING": features.SMOOTHING, "LOSS_FAST": features.LOSS_FAST, "LOSS_SLOW": features.LOSS_SLOW,
         "LOSS_FIRST": float(features.LOSS_FIRST), "BETA_FAST": features.BETA_FAST, "AVERAGE": features.AVERAGE,
         "AWAY": features.AWAY,
-        "BETA_SQUARE": features.BETA_SQUARE, "STEP": rule.STEP, "LONGEST": rule.LONGEST, "DECAY": rule.DECAY,
-        "CLIP": rule.CLIP, "CLIP_FROM": rule.CLIP_FROM, "WARMUP": rule.WARMUP,
-        "SCHEDULE_FLOOR": rule.FLOOR, "UNTOLD": rule.UNTOLD, "UNTOLD_STEPS": rule.UNTOLD_STEPS, "PULL": rule.PULL,
-        "PULL_LOW": rule.PULL_LOGIT[0], "PULL_HIGH": rule.PULL_LOGIT[1], "ENDING": rule.ENDING, "CAUTION": rule.CAUTION,
+        "BETA_SQUARE": features.BETA_SQUARE, "STEP": rule.STEP, "DECAY": rule.DECAY, "CAUTION": rule.CAUTION,
+        "CLIP": rule.CLIP, "CLIP_FROM": rule.CLIP_FROM, "WARMUP": course.WARMUP,
+        "LONGEST": course.LONGEST, "FARTHEST": course.FARTHEST, "AGREED_FROM": course.AGREED_FROM,
+        "SCHEDULE_FLOOR": course.FLOOR, "UNTOLD": course.UNTOLD, "UNTOLD_STEPS": course.UNTOLD_STEPS, "PULL": rule.PULL,
+        "PULL_LOW": course.PULL_LOGIT[0], "PULL_HIGH": course.PULL_LOGIT[1], "ENDING": course.ENDING,
         "EQUALISED": equalise.EQUALISED, "NEVER": equalise.NEVER,
         "SPREAD_LOW": equalise.SPREAD[0], "SPREAD_HIGH": equalise.SPREAD[1],
         "NEAR_SQUARE": orthogonal.NEAR_SQUARE, "STOP_HIDDEN": stop_head.HIDDEN, "STOP_MEMORY": stop_head.MEMORY,
