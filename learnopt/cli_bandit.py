@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from learnopt import consoles
 from learnopt.atomic import write_bytes
 from learnopt.cli_fewshot_checks import check_counts, check_json, checked_scale
 from learnopt.fewshot.bandit_report import compare
@@ -53,5 +53,5 @@ def bandit_command(
     for row in rows:
         half = "" if row.get("half") is None else f" ± {row['half']:.3f}"
         table.add_row(row["policy"], f"{row['mean']:.3f}{half}", f"{row.get('cpu_minutes', 0):.1f}")
-    Console(markup=False).print(table)
-    Console(stderr=True, markup=False).print(f"wrote {record}, {picture}", soft_wrap=True, highlight=False)
+    consoles.console().print(table)
+    consoles.console(stderr=True).print(f"wrote {record}, {picture}", soft_wrap=True, highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from datetime import date
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from learnopt import devices, recording_report, summary_table
+from learnopt import consoles, devices, recording_report, summary_table
 from learnopt import report as reports
 from learnopt.compare import Comparison, Plan, compare, default_optimizers, writable
 from learnopt.figures import against_each, summarise, task_rows
@@ -85,7 +86,7 @@ def _tasks(text: str) -> list[Task]:
 
 
 def _run(plan: Plan, folder: Path, workers: int) -> Comparison:
-    console = Console(stderr=True, markup=False)
+    console = consoles.console(stderr=True)
     columns = (
         TextColumn("comparing"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(),
@@ -95,8 +96,9 @@ def _run(plan: Plan, folder: Path, workers: int) -> Comparison:
             bar = progress.add_task("", total=None)
             return compare(plan, folder, workers, lambda done, total: progress.update(bar, completed=done, total=total))
     except KeyboardInterrupt:
+        kept = shlex.quote(str(folder))
         console.print(
-            f"interrupted; finished runs are kept: the same command with --out {folder} goes on from there",
+            f"interrupted; finished runs are kept: the same command with --out {kept} goes on from there",
             soft_wrap=True,
             highlight=False,
         )
@@ -109,7 +111,7 @@ def _show(entry: dict[str, object], paths: list[Path], skipped: list[str]) -> No
 
 
 def _console() -> Console:
-    console = Console(markup=False)
+    console = consoles.console()
     if not console.is_terminal:
         # the table is not folded where it goes to a file
         console.width = max(160, console.width)

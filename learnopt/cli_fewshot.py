@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
+from learnopt import consoles
 from learnopt.atomic import write_bytes
 from learnopt.cli_bandit import bandit_command
 from learnopt.cli_fewshot_checks import check_counts, check_json, checked_scale
@@ -118,7 +118,7 @@ def run(experiment: Experiment, json: Path | None) -> None:
     """Run an experiment in its folder; prints the table, draws the curves and writes the record."""
     check_counts(seeds=experiment.seeds, tasks=experiment.tasks)
     check_json(json)
-    console = Console(stderr=True, markup=False)
+    console = consoles.console(stderr=True)
     with locked(experiment.out):
         cells = replace(experiment, listener=console.print).run()
         found, verified = rows(experiment, cells), verification(cells)
@@ -132,9 +132,9 @@ def run(experiment: Experiment, json: Path | None) -> None:
         text = markdown(experiment, found, verified)
         write_bytes(experiment.out / f"{name}.md", text.encode())
         picture = draw_curves(experiment, cells, experiment.out / f"{name}.png")
-    Console(markup=False).print(table(experiment, found))
+    consoles.console().print(table(experiment, found))
     for row in verified:
-        Console(markup=False).print(
+        consoles.console().print(
             f"{row['entry']}, {row['test']}: verifies {row['accuracy']:.1%} rightly, AUC {row['auc']:.3f}"
         )
     console.print(f"wrote {record}, {picture}", soft_wrap=True, highlight=False)

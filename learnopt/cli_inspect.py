@@ -6,10 +6,9 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from learnopt import artifact
+from learnopt import artifact, consoles
 
 
 def inspect_command(
@@ -28,7 +27,7 @@ def inspect_command(
         table.add_row(name, value)
     table.add_row("stop head", "none" if loaded.stop is None else "learned")
     table.add_row("file", str(loaded.path))
-    console = Console(markup=False)
+    console = consoles.console()
     if not console.is_terminal:
         console.width = max(160, console.width)
     console.print(table, highlight=False)

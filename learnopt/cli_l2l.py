@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from learnopt import consoles
 from learnopt.atomic import write_bytes
 from learnopt.cli_fewshot_checks import check_counts, check_json, checked_scale
 from learnopt.fewshot.courses import draw_courses
@@ -31,7 +31,7 @@ def l2l_command(
     check_counts(seeds=seeds)
     check_json(json)
     checked_scale(scale)
-    console = Console(stderr=True, markup=False)
+    console = consoles.console(stderr=True)
     with locked(out):
         record = out / f"l2l-{problem}.json"
 
@@ -46,7 +46,7 @@ def l2l_command(
             out / f"l2l-{problem}.png", over="steps", quantity="loss", log=True,
         )  # fmt: skip
     for title, rows in found.items():
-        Console(markup=False).print(_table(title, rows, seeds))
+        consoles.console().print(_table(title, rows, seeds))
     console.print(f"wrote {record}, {picture}", soft_wrap=True, highlight=False)
 
 

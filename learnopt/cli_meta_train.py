@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from learnopt import artifact, devices, export
+from learnopt import artifact, consoles, devices, export
 from learnopt.checkpoint import read_log
 from learnopt.episodes import TaskSource
 from learnopt.estimators import ESTIMATORS
@@ -46,7 +46,7 @@ def meta_train(
     source.check()
     if settings.start_from is not None:
         artifact.load(settings.start_from)
-    console = Console(stderr=True, markup=False)
+    console = consoles.console(stderr=True)
     with _pool(source, workers, out, place) as pool:
         trainer = MetaTrainer(settings, source, out, pool)
         trainer.on_save = lambda state: export.weights(out, state, settings, typed())
@@ -61,7 +61,7 @@ def meta_train(
             return
     rows = read_log(out)
     curve = draw_curve(rows, out, ESTIMATORS[settings.estimator].measure)
-    Console(markup=False).print(table(rows))
+    consoles.console().print(table(rows))
     console.print(f"wrote {out / export.WEIGHTS}, {curve}", soft_wrap=True, highlight=False)
 
 

@@ -10,9 +10,9 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from learnopt import consoles
 from learnopt.corpus import Corpus
 from learnopt.record import NoMetric, RecordPlan, TooSlow, record
 from learnopt.task import Task
@@ -21,7 +21,8 @@ from learnopt.task import Task
 def record_command(
     out: Annotated[Path, typer.Argument(help="folder of the corpus")],
     tasks: Annotated[
-        str, typer.Option(help="a suite, names with commas between, csv:FILE?target=..., 'sampled' or 'searches'")
+        str,
+        typer.Option(help="suites, names and csv:FILE?target=... with commas between; 'sampled' or 'searches'"),
     ] = "sampled",
     count: Annotated[int, typer.Option(help="how many tasks or searches to sample")] = 100,
     first: Annotated[int, typer.Option(help="number of the first sampled one")] = 0,
@@ -51,7 +52,9 @@ def record_command(
     if count < 1 or first < 0:
         raise ValueError(f"--count must be at least 1 and --first at least 0, got {count} and {first}")
     own, of = _share(share)
-    makers = list(_tasks(tasks, first, count))[own - 1 :: of]
+    makers = list(_tasks(tasks, first, count))
+    if not makers:
+        raise ValueError(f"--tasks names no task, got {tasks!r}")
     corpus = Corpus(out)
     settings: dict[str, object] = {"seeds": seeds, "most_steps": most_steps, "rates": rates, "decays": decays}
     usual = RecordPlan()
@@ -59,7 +62,7 @@ def record_command(
         if getattr(plan, name) != getattr(usual, name):
             settings |= {name: getattr(plan, name)}
     corpus.agree(settings)
-    console = Console(stderr=True, markup=False)
+    console = consoles.console(stderr=True)
     left_out: dict[str, str] = {}
     before: list[str] = []
     with Progress(
@@ -67,14 +70,17 @@ def record_command(
         TimeRemainingColumn(), TextColumn("{task.description}", markup=False), console=console,
         speed_estimate_period=600,
     ) as progress:  # fmt: skip
-        bar = progress.add_task("", total=len(makers))
+        bar = progress.add_task("", total=len(makers[own - 1 :: of]))
         try:
-            for make in makers:
+            for make in makers[own - 1 :: of]:
                 task = make()
                 progress.update(bar, description=task.name)
                 for optimizer in plan.optimizers:
-                    if corpus.has(task.name, optimizer, plan.most_seconds):
-                        before.append(f"{task.name} with {optimizer}")
+                    runs = f"{task.name} with {optimizer}"
+                    if corpus.has(task.name, optimizer):
+                        before.append(runs)
+                    elif reason := corpus.left_out(task.name, optimizer, plan.most_seconds):
+                        left_out[runs] = reason
                     else:
                         _record_one(corpus, task, optimizer, plan, left_out)
                 progress.advance(bar)
@@ -133,6 +139,7 @@ def _tasks(text: str, first: int, count: int) -> Iterator[Callable[[], Task]]:
     from learnopt.tasks import get_task, searches
     from learnopt.tasks.held_out import held_out_makers
     from learnopt.tasks.meta_valid import META_VALID
+    from learnopt.tasks.stress import STRESS
 
     torch.set_num_threads(1)
     if text == "sampled":
@@ -144,6 +151,7 @@ def _tasks(text: str, first: int, count: int) -> Iterator[Callable[[], Task]]:
     suites: dict[str, Callable[[], dict[str, Callable[[], Task]]]] = {
         "held_out": held_out_makers,
         "meta_valid": lambda: META_VALID,
+        "stress": lambda: STRESS,
     }
     named: set[str] = set()
     for word in _words(text):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from learnopt import artifact, devices, export
+from learnopt import artifact, consoles, devices, export
 from learnopt.atomic import check_artifact
 from learnopt.episodes import draw
 from learnopt.meta_config import parse_config
@@ -52,7 +52,7 @@ def stop_train_command(
     config = parse_config(settings, "stop-train")
     source, recorder = SuiteSource(), Recorder(loaded.theta)
     source.check()
-    console = Console(stderr=True, markup=False)
+    console = consoles.console(stderr=True)
     with Pool(source, workers or os.cpu_count() or 1, place) as pool:
         train = pool.record(recorder, [draw(config, "stop", i) for i in range(episodes)])
         valid = pool.record_valid(recorder)
@@ -64,7 +64,7 @@ def stop_train_command(
         "stop_seed": seed, "stop_episodes": episodes, "stop_outcome": chosen._asdict(),
     }  # fmt: skip
     export.with_stop_head(loaded, out, head, found)
-    Console(markup=False).print(_table([outcome(head, fresh, t) for t in THRESHOLDS], chosen))
+    consoles.console().print(_table([outcome(head, fresh, t) for t in THRESHOLDS], chosen))
     console.print(f"wrote {out}", soft_wrap=True, highlight=False)
 
 

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from learnopt import consoles
 from learnopt.atomic import check_artifact
 from learnopt.provenance import origin
 from learnopt.stopping import calibrate, curve_features, peer_features, peer_train, picture, policy, train, weights
@@ -49,7 +50,7 @@ def stopper_train_command(
         raise ValueError(f"--aside must be between 0 and 1, got {aside}")
     check_artifact(out)
     torch.set_num_threads(1)
-    console = Console(stderr=True, markup=False)
+    console = consoles.console(stderr=True)
     everything = recorded_curves.read(*corpora)
     learned, fresh = recorded_curves.split(everything, aside, seed)
     settings = {"iterations": iterations, "aside": aside, "seed": seed, "runs": _digest(everything),
@@ -69,7 +70,7 @@ def stopper_train_command(
     weights.save(out, curve, peer, {**fields, "seed": seed, "iterations": iterations, **origin()})
     drawn = picture.draw(out.with_suffix(".png"), stops, prunes, pruning)
     session.close()
-    Console(markup=False).print(*map(_stopping_table, stops), _pruning_table(prunes, pruning))
+    consoles.console().print(*map(_stopping_table, stops), _pruning_table(prunes, pruning))
     console.print(f"wrote {out} and {drawn}", soft_wrap=True, highlight=False)
 
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import Progress, track
 
+from learnopt import consoles
 from learnopt.atomic import check_artifact, check_folder, write_bytes
 from learnopt.batched_optimizers import RECIPES
 from learnopt.corpus import Corpus
@@ -46,7 +46,7 @@ def tune_command(
     predict: Annotated[str, typer.Option(help="file with rows to predict with the trained network")] = "",
 ) -> None:
     """Recommend learning rate, schedule and weight decay for a network on a table; train it; write picture and JSON."""
-    console = Console(markup=False)
+    console = consoles.console()
     check_folder(out)
     if predict and not train:
         raise ValueError("--predict needs the trained network: leave out --no-train")
@@ -62,6 +62,8 @@ def tune_command(
     console.print(str(result), soft_wrap=True, highlight=False)
     console.print(result.reason, soft_wrap=True, highlight=False)
     with locked(out):  # what two processes write would not belong together
+        for name in ("model.safetensors", "model.json", "predictions.csv"):  # of an earlier result, nor would these
+            (out / name).unlink(missing_ok=True)
         written = [_write(out, entry := result.entry() | table.entry() | {"hidden": list(sizes)})]
         written.append(result.plot(out / "tuning.png"))
         if train:
@@ -83,7 +85,7 @@ def _write(out: Path, entry: dict[str, Any]) -> Path:
 
 def _trained(table: Table, sizes: tuple[int, ...], result: TuneResult, seed: int, found: Path) -> Fitted:
     try:
-        with Progress(console=Console(stderr=True, markup=False), transient=True) as bar:
+        with Progress(console=consoles.console(stderr=True), transient=True) as bar:
             task = bar.add_task("training", total=result.steps)
             return fit(table, sizes, result, seed, lambda step: bar.update(task, completed=step))
     except KeyboardInterrupt:
@@ -116,7 +118,7 @@ def tune_train_command(
     if steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}")
     torch.set_num_threads(1)
-    recipe, console = RECIPES[optimizer], Console(stderr=True, markup=False)
+    recipe, console = RECIPES[optimizer], consoles.console(stderr=True)
     paths = list(chain.from_iterable(Corpus(folder).paths(optimizer) for folder in corpora))
     frames = chain.from_iterable(Corpus(folder).frames(optimizer) for folder in corpora)
     shown = track(frames, "reading", total=len(paths), console=console)

@@ -34,20 +34,22 @@ class Corpus:
     def _name(self, task: str, optimizer: str) -> str:
         return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{task}--{optimizer}")
 
-    def has(self, task: str, optimizer: str, most_seconds: float = 0.0) -> bool:
-        """Whether these runs are recorded, or were left out: for good, or as too slow where no more time was allowed.
+    def has(self, task: str, optimizer: str) -> bool:
+        """Whether these runs are recorded."""
+        return (self.folder / f"runs/{self._name(task, optimizer)}.parquet").exists()
+
+    def left_out(self, task: str, optimizer: str, most_seconds: float = 0.0) -> str | None:
+        """Why these runs were left out: for good, or as too slow where no more time was allowed; else None.
 
         Args:
             most_seconds: allowed now; 0: no limit.
         """
-        name = self._name(task, optimizer)
-        if (self.folder / f"runs/{name}.parquet").exists():
-            return True
-        note = self.folder / f"skipped/{name}.json"
-        if not note.exists():
-            return False
-        allowed = json.loads(note.read_text(encoding="utf-8")).get("allowed", 0)
-        return not allowed or 0 < most_seconds <= allowed
+        try:
+            note = json.loads((self.folder / f"skipped/{self._name(task, optimizer)}.json").read_text(encoding="utf-8"))
+            reason, allowed = str(note["reason"]), float(note["allowed"])
+        except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged one: tried again
+            return None
+        return reason if not allowed or 0 < most_seconds <= allowed else None
 
     def put(self, task: str, optimizer: str, runs: pd.DataFrame) -> None:
         """Store the runs of one task and optimizer: a reader sees all of them or none."""
@@ -68,7 +70,8 @@ class Corpus:
         """Keep the settings of a folder's first recording, and hold later ones to them.
 
         Raises:
-            ValueError: the folder holds runs of other settings, or runs could not be written.
+            ValueError: the folder holds runs of other settings, its settings cannot be read, or runs could not be
+                written.
         """
         needs_pyarrow()  # before hours of recording, not after
         path = self.folder / "corpus.json"
@@ -76,7 +79,10 @@ class Corpus:
         if not path.exists():
             write_bytes(path, (json.dumps(settings, indent=1) + "\n").encode())
             return
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {error}; remove it if you know its settings") from error
         other = [k for k in settings | found if settings.get(k) != found.get(k)]
         if other:
             raise ValueError(

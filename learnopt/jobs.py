@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from learnopt.baselines import Settings, get
@@ -27,12 +28,13 @@ class Probe:
 
 
 def probe(task: Task) -> Probe:
-    """Digest of initial weights and data, and a rough cost of a step."""
+    """Digest of initial weights, two batches, validation data and fingerprint, and a rough cost of a step."""
     with one_thread(0):
         model = task.build(0)
         digest = hashlib.sha256(f"{task.name}|{task.kind}|{task.metric_name}".encode())
         for tensor in [*model.state_dict().values(), *task.batch(0, 0), *task.batch(1, 7), *task.validation()]:
             digest.update(tensor.detach().contiguous().numpy().tobytes())
+        digest.update(task.fingerprint.encode())
         times = []
         for step in range(3):
             start = time.perf_counter()
@@ -85,21 +87,29 @@ class Job:
         return replace(config, lr=settings.lr, schedule=settings.schedule, rest=settings.rest)
 
 
+@cache
+def _end_with(owner: int) -> None:
+    """End this worker process, in mid-run or idle, soon after the comparison that started it has been killed."""
+
+    def follow() -> None:
+        while os.getppid() == owner:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 class _Stored:
     """Trains a configuration unless its run is stored."""
 
     def __init__(self, job: Job, finished: Finished) -> None:
         self.job, self.finished, self.store = job, finished, RunStore(job.folder)
-        # a worker process on this machine dies with the comparison that started it
-        self._orphaned: Callable[[], bool] = lambda: False
         if os.getppid() == job.owner:
-            self._orphaned = lambda: os.getppid() != job.owner
+            _end_with(job.owner)
 
     def __call__(self, config: RunConfig) -> Run:
         run = self.store.get(config)
         if run is None:
-            if self._orphaned():
-                os._exit(1)
             run = train(self.job.task, config)
             self.store.put(config, run)
         self.finished.append((config, run))

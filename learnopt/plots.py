@@ -28,6 +28,8 @@ COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C8C8C", "#7
 LINES = ("--", "-.", ":")
 MARKERS = ("s", "^", "v", "D", "P", "X", "<", ">")
 DPI = 90
+LEAST, MOST = 0.02, 50.0
+"""Ratios beyond are drawn at the edge, with their number."""
 LEGEND_INCHES = 2.2
 """What the longest label takes in the legend."""
 
@@ -104,7 +106,15 @@ def ratios(entry: dict[str, Any], style: _Style) -> Figure:
     for name in shown:
         values = [table[t, name] for t in names] + [entry["figures"][name]["validation_ratio"]]
         known = [(v, i) for i, v in enumerate(values) if v is not None]
-        axis.scatter([v for v, _ in known], [-i for _, i in known], label=_label(name), **style.point(name))
+        shown_at = [min(max(v, LEAST), MOST) for v, _ in known]
+        axis.scatter(shown_at, [-i for _, i in known], label=_label(name), clip_on=False, **style.point(name))
+        for value, i in known:
+            if not LEAST <= value <= MOST:
+                axis.annotate(
+                    f"{value:.2g}", (min(max(value, LEAST), MOST), -i), (7 if value < LEAST else -7, 0),
+                    textcoords="offset points", ha="left" if value < LEAST else "right", va="center",
+                    fontsize=7, color=style.colour(name),
+                )  # fmt: skip
     axis.axvline(1, color="#444444", linewidth=1.2, zorder=1)
     axis.axhspan(-len(names) - 0.5, -len(names) + 0.5, color="#EEEEEE", zorder=0)
     axis.set_ylim(-len(names) - 0.6, 0.6)
@@ -122,7 +132,7 @@ def _ratio_axis(axis: Axes) -> None:
 
     axis.set_xscale("log")
     low, high = axis.get_xlim()
-    low, high = max(min(low, 0.8), 0.02), min(max(high, 1.25), 50)
+    low, high = max(min(low, 0.8), LEAST), min(max(high, 1.25), MOST)
     axis.set_xlim(low, high)
     ticks = [t for t in (0.02, 0.05, 0.1, 0.2, 0.33, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50) if low <= t <= high]
     axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
@@ -140,8 +150,10 @@ def _validation(run: Run) -> Curve:
 
 
 def _training(run: Run) -> Curve:
-    values = smoothed(run.losses, int(run.config["steps"]))
-    thin = np.unique(np.linspace(0, len(values) - 1, 120).round().astype(int))
+    steps = int(run.config["steps"])
+    values = smoothed(run.losses, steps)
+    thin = np.unique(np.linspace(0, steps - 1, 120).round().astype(int))  # the same for all seeds
+    thin = thin[thin < len(values)]
     thin = thin[np.isfinite(values[thin])]
     return thin + 1.0, values[thin]
 
@@ -168,18 +180,17 @@ def curves(runs: Runs, tasks: Sequence[str], style: _Style, what: str, of: Calla
 
 
 def _curve(axis: Axes, found: list[Curve], name: str, style: _Style) -> None:
-    length = min(len(values) for _, values in found)
-    if not length:
+    """At every step the median and range of the seeds that got there; a run may have ended early."""
+    found = [curve for curve in found if len(curve[0])]
+    if not found:
         axis.plot([], [], label=_label(name), **style.line(name))
         return
-    steps = found[0][0][:length]
-    stack = np.stack([values[:length] for _, values in found])
-    axis.plot(steps, np.median(stack, axis=0), label=_label(name), **style.line(name))
+    steps = np.unique(np.concatenate([at for at, _ in found]))
+    stack = np.stack([np.interp(steps, at, values, left=np.nan, right=np.nan) for at, values in found])
+    axis.plot(steps, np.nanmedian(stack, axis=0), label=_label(name), **style.line(name))
     if len(stack) > 1:
-        shade = 0.2 if _learned(name) else 0.08
-        axis.fill_between(
-            steps, stack.min(axis=0), stack.max(axis=0), color=style.colour(name), alpha=shade, linewidth=0
-        )
+        low, high, shade = np.nanmin(stack, axis=0), np.nanmax(stack, axis=0), 0.2 if _learned(name) else 0.08
+        axis.fill_between(steps, low, high, color=style.colour(name), alpha=shade, linewidth=0)
 
 
 def _loss_axis(axis: Axes) -> None:
@@ -197,13 +208,15 @@ def _loss_axis(axis: Axes) -> None:
 
 
 def learning_rates(runs: Runs, tasks: Sequence[str], name: str, most: int = 8) -> Figure:
-    """What the meta-network chose on up to `most` tasks, first seed: rate per tensor; schedule and stop probability."""
-    shown = [task for task in tasks if runs[task, name][0].observations][:most]
+    """What the meta-network chose on up to `most` tasks, first seed that took a step: rate per tensor; schedule and
+    stop probability."""
+    observed = {task: [run.observations for run in runs[task, name] if run.observations] for task in tasks}
+    shown = [task for task in tasks if observed[task]][:most]
     columns, rows = min(4, len(shown)), math.ceil(len(shown) / 4)
     figure, axes = _figure(max(6.5, 3.5 * columns + 1), 4.6 * rows, 2 * rows, columns)
     for i, task in enumerate(shown):
         row, column = divmod(i, 4)
-        seen = runs[task, name][0].observations
+        seen = observed[task][0]
         steps = [entry["step"] for entry in seen]
         _rates(axes[2 * row, column], steps, seen)
         axes[2 * row, column].set_title(task, fontsize=10)

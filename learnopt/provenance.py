@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -40,10 +41,10 @@ def commit() -> str | None:
 
 
 def typed() -> str:
-    """The command line: `learnopt ...`, however it was started, or `python SCRIPT ...`."""
+    """The command line as for a shell: `learnopt ...`, however it was started, or `python SCRIPT ...`."""
     program, *words = sys.argv
     own = "learnopt" in (Path(program).name, Path(program).parent.name)
-    return " ".join(["learnopt", *words] if own else ["python", *sys.argv])
+    return shlex.join(["learnopt", *words] if own else ["python", *sys.argv])
 
 
 def origin() -> dict[str, Any]:

@@ -78,6 +78,10 @@ class RecordPlan:
         other = [name for name in self.schedules if name not in SCHEDULES]
         if other or not self.schedules:
             raise ValueError(f"unknown schedule {', '.join(other)!r}; choose from: {', '.join(SCHEDULES)}")
+        for name in ("optimizers", "schedules", "fractions"):
+            values = getattr(self, name)
+            if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+                raise ValueError(f"{name} has {twice[0]!r} more than once")
         if not self.fractions or any(not 0 < f <= 1 for f in self.fractions):
             raise ValueError(f"fractions must be above 0 and at most 1, got {', '.join(map(str, self.fractions))}")
         if min(self.fractions) < 1 and "cosine" not in self.schedules:

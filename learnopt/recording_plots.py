@@ -47,7 +47,7 @@ def draw(kept: Recording, path: Path, title: str) -> Path:
             axis.axvline(at, **style)
     parameters = sum(math.prod(shape) for shape in kept.shapes)
     figure.suptitle(f"{title}: {kept.last_step:,} steps, {parameters:,} parameters in {len(kept.names)} tensors",
-                    fontsize=11)  # fmt: skip
+                    fontsize=11, parse_math=False)  # fmt: skip
     return canvas.save(figure, path, DPI)
 
 

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
 from learnopt import devices
 from learnopt.atomic import write_bytes
 from learnopt.compare import Comparison
@@ -19,7 +21,7 @@ from learnopt.figures import Runs, against_each, reference_of, summarise, task_r
 from learnopt.provenance import commit
 from learnopt.run_store import RunStore
 from learnopt.summary_table import COLUMNS, interval, label, number, percent
-from learnopt.training import DIVERGED, POINTS, Run
+from learnopt.training import DIVERGED, POINTS, Run, RunConfig
 
 JSON, MARKDOWN = "compare.json", "report.md"
 FORMAT = 1
@@ -76,8 +78,6 @@ def _task_entry(task: Any, steps: int | None) -> dict[str, Any]:
 
 
 def _file(run: Run) -> str:
-    from learnopt.training import RunConfig
-
     return f"{RunStore.key(RunConfig(**run.config))}.json"
 
 
@@ -86,6 +86,39 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+class _Plan(BaseModel):
+    tasks: list[dict[str, Any]]
+    optimizers: list[str]
+    skipped: list[str]
+    seeds: list[int]
+    tuner: str
+    trials: int
+
+
+class _Group(BaseModel):
+    task: str
+    optimizer: str
+    files: list[str]
+
+
+class _Entry(BaseModel):
+    """What `read` holds a record to, and the report needs."""
+
+    command: str
+    date: str
+    commit: str | None
+    versions: dict[str, str | None]
+    machine: dict[str, Any]
+    seconds: float
+    core_seconds: float
+    plan: _Plan
+    reference: str
+    figures: dict[str, dict[str, Any]]
+    tuning: list[dict[str, Any]]
+    tasks: list[dict[str, Any]]
+    runs: list[_Group]
 
 
 def read(folder: Path) -> tuple[dict[str, Any], Runs]:
@@ -99,21 +132,34 @@ def read(folder: Path) -> tuple[dict[str, Any], Runs]:
         entry = json.loads(path.read_text(encoding="utf-8"))
         if entry["format"] != FORMAT:
             raise ValueError(f"{path} has format {entry['format']!r}, this version reads {FORMAT}")
-        groups = [(g["task"], g["optimizer"], g["files"]) for g in entry["runs"]]
+        _Entry.model_validate(entry)
     except OSError as error:
         raise ValueError(f"{str(folder)!r} holds no finished comparison: {path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise ValueError(f"{path} is not the record of a comparison: {_wrong(error)}") from error
     except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not the record of a comparison: {error}") from error
+    groups = [(g["task"], g["optimizer"], g["files"]) for g in entry["runs"]]
     return entry, {(t, o): [_read_run(folder / "runs" / name) for name in names] for t, o, names in groups}
 
 
 def _read_run(path: Path) -> Run:
     try:
-        return Run(**json.loads(path.read_text(encoding="utf-8"))["run"])
+        run = TypeAdapter(Run).validate_python(json.loads(path.read_text(encoding="utf-8"))["run"])
+        TypeAdapter(RunConfig).validate_python(run.config)
     except OSError as error:
         raise ValueError(f"run {path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise ValueError(f"run {path} is damaged: {_wrong(error)}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"run {path} is damaged: {error}") from error
+    return run
+
+
+def _wrong(error: ValidationError) -> str:
+    """The first thing that is wrong: where, and what."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def write(entry: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:

@@ -36,6 +36,7 @@ class Task(ABC):
         study: name of the hyperparameter search whose trials this task and others are; "" for none.
         settings: what tells those tasks apart, in numbers that distances make sense of, such as the logarithm of a
             width; the same names in all tasks of a study.
+        fingerprint: digest of data that may change while the name stays: stored runs of other data are not used.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Task(ABC):
     larger_is_better: bool = False
     study: str = ""
     settings: Mapping[str, float] = MappingProxyType({})
+    fingerprint: str = ""
 
     @abstractmethod
     def _module(self) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from learnopt.tasks.rows import cross_entropy, squared_error
 
 CSV_PREFIX = "csv:"
 MAX_ROWS, MIN_ROWS, MAX_VALID_ROWS = 20_000, 20, 1000
+LONGEST_NAME = 80
 
 
 def csv_task(name: str) -> Task:
@@ -43,8 +45,9 @@ def csv_task(name: str) -> Task:
     target, outputs = wanted.encode(frame[column]), wanted.outputs
     objective = cross_entropy if target.dtype == torch.int64 else squared_error
     called = "-".join([Path(location).stem, *([column] if query else [])])  # two targets of a file are two tasks
+    data = (features, target)
     return given_split(
-        "csv-" + re.sub(r"[^A-Za-z0-9_-]+", "-", called),
+        _task_name(called),
         "mlp",
         CSV_PREFIX + Path(location).name,
         (features[:train_rows], target[:train_rows]),
@@ -52,4 +55,13 @@ def csv_task(name: str) -> Task:
         partial(mlp, [features.shape[1], 64, 32, outputs]),
         steps=500,
         objective=objective,
+        fingerprint=hashlib.sha256(b"".join(t.numpy().tobytes() for t in data)).hexdigest(),
     )
+
+
+def _task_name(called: str) -> str:
+    """A name that files can have; with a digest where letters of other scripts, or too many, would be lost."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", called)
+    if called.isascii() and len(name) <= LONGEST_NAME:
+        return f"csv-{name}"
+    return f"csv-{name[:LONGEST_NAME].strip('-')}-{hashlib.sha256(called.encode()).hexdigest()[:8]}".replace("--", "-")

@@ -50,6 +50,7 @@ def given_split(
     steps: int,
     objective: Objective,
     batch_size: int = 32,
+    fingerprint: str = "",
 ) -> RowTask:
     """A task whose rows were split by other means than at random."""
     return RowTask(
@@ -63,6 +64,7 @@ def given_split(
         batch_size=batch_size,
         objective=objective,
         metric=ACCURACY if objective is cross_entropy else None,
+        fingerprint=fingerprint,
     )
 
 

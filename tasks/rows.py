@@ -41,6 +41,7 @@ class RowTask(Task):
         valid: validation rows, disjoint from `train`.
         objective: `(model output, batch) -> ()`.
         metric: `(model output, batch) -> ()`; the objective when absent.
+        fingerprint: of data that may change under the task's name, for those who keep runs of it.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class RowTask(Task):
         batch_size: int,
         objective: Objective,
         metric: tuple[str, bool, Objective] | None = None,
+        fingerprint: str = "",
     ) -> None:
         self.name, self.kind, self.steps = name, kind, steps
         self.datasets = frozenset([datasets]) if isinstance(datasets, str) else datasets
@@ -64,6 +66,7 @@ class RowTask(Task):
         self._metric = objective
         if metric is not None:
             self.metric_name, self.larger_is_better, self._metric = metric
+        self.fingerprint = fingerprint
         self._salt = seed_of("batch", name)
 
     def _module(self) -> nn.Module:

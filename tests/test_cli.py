@@ -14,6 +14,7 @@ import pytest
 
 from learnopt import artifact
 from learnopt.cli import run
+from learnopt.consoles import console
 
 SMALL = ["--tasks", "cancer-mlp", "--optimizers", "adam,adamw", "--seeds", "1", "--steps", "4", "--trials", "2"]
 
@@ -129,3 +130,19 @@ def test_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     assert "--out o goes on from there" in err
     assert "Traceback" not in err
     assert not (tmp_path / "o" / "compare.json").exists()
+
+
+def test_what_the_terminal_cannot_show_is_no_reason_to_fail(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "learnopt", "compare", *SMALL, "--workers", "1", "--out", "größe ü"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert r"wrote gr\xf6\xdfe \xfc/report.md" in done.stdout
+    assert "--out 'größe ü'" in (tmp_path / "größe ü" / "report.md").read_text()
+
+
+def test_names_that_look_like_emoji_or_markup_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    for stderr in (False, True):
+        console(stderr).print(":date: [red]x[/red]")
+    assert capsys.readouterr() == (":date: [red]x[/red]\n",) * 2

@@ -91,6 +91,18 @@ def test_kill_and_resume_equals_uninterrupted(workers: int, finished: tuple[Path
     assert outcome(compare(plan(), tmp_path, workers=1)) == outcome(finished[1])
 
 
+def test_workers_end_soon_after_the_comparison_was_killed(tmp_path: Path) -> None:
+    """Also those that have nothing to do; what reads their output waited for ever."""
+    words = [sys.executable, str(TOY), str(tmp_path), "0.05", "2"]
+    process = subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
+    limit = time.monotonic() + 60
+    while len(list((tmp_path / "runs").glob("*.json"))) < 14 and time.monotonic() < limit:
+        time.sleep(0.02)
+    process.kill()
+    assert process.stdout is not None
+    process.communicate(timeout=30)  # until the last of them has closed it
+
+
 def test_workers_give_the_same_result(finished: tuple[Path, Comparison], tmp_path: Path) -> None:
     heard: list[tuple[float, float]] = []
     result = compare(plan(), tmp_path, workers=2, listener=lambda done, total: heard.append((done, total)))

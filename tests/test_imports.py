@@ -111,7 +111,7 @@ def test_stoppers_need_no_training() -> None:
     assert {f for m in STOPPERS for f in GRAPH[m]} <= STOPPERS | {"atomic", "carded"}
 
 
-FEWSHOT_SHARES = {"task", "interrupt", "locking", "provenance"}
+FEWSHOT_SHARES = {"consoles", "task", "interrupt", "locking", "provenance"}
 """What the few-shot arm takes from elsewhere, beside what the runtime arm is made of."""
 
 

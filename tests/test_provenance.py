@@ -18,6 +18,7 @@ from learnopt.provenance import typed, write_record
         (["/usr/bin/learnopt", "tune", "a.csv"], "learnopt tune a.csv"),
         (["/somewhere/learnopt/__main__.py", "tune", "a.csv"], "learnopt tune a.csv"),
         (["benchmarks/paired.py", "out.json"], "python benchmarks/paired.py out.json"),
+        (["learnopt", "compare", "--out", "my runs"], "learnopt compare --out 'my runs'"),
     ],
 )
 def test_the_command_as_it_was_typed(argv: list[str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,13 +116,23 @@ def test_the_corpus_is_whole_or_absent(tmp_path: Path) -> None:
     assert corpus.has("a", "adamw")
     assert not corpus.has("a", "sgd")
     corpus.skip("b", "sgd", "too slow")
-    assert corpus.has("b", "sgd")
+    assert not corpus.has("b", "sgd")
+    assert corpus.left_out("b", "sgd") == "too slow"
+    assert corpus.left_out("b", "adamw") is None
+    note = next((tmp_path / "skipped").iterdir())
+    for content in ("", "[1]", "{}", '{"reason": "x", "allowed": []}'):
+        note.write_text(content)
+        assert corpus.left_out("b", "sgd") is None
     (found,) = corpus.frames("adamw")
     assert found["valid"][0].tolist()[0] == 1.0
     corpus.agree({"seeds": 2})
     corpus.agree({"seeds": 2})
     with pytest.raises(ValueError, match="recorded with other settings: seeds 2, now 3"):
         corpus.agree({"seeds": 3})
+    for content in ("", "[1]", "{"):
+        (tmp_path / "corpus.json").write_text(content)
+        with pytest.raises(ValueError, match=r"corpus\.json is damaged"):
+            corpus.agree({"seeds": 2})
 
 
 def test_record_command_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,6 +165,10 @@ def test_record_command_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.
         (["--fractions", "half"], "--fractions takes numbers with commas between, got 'half'"),
         (["--schedules", "constant", "--fractions", "1,0.5"], "fractions below 1 are of cosine schedules"),
         (["--tasks", "nothing"], "unknown task 'nothing'"),
+        (["--tasks", ","], "--tasks names no task, got ','"),
+        (["--optimizers", "adamw,adamw"], "optimizers has 'adamw' more than once"),
+        (["--schedules", "constant,constant"], "schedules has 'constant' more than once"),
+        (["--fractions", "1,0.5,1.0"], "fractions has 1.0 more than once"),
         (["--tasks", "iris-linear,iris-linear"], "task 'iris-linear' is given more than once"),
         (["--most-seconds", "-1"], "most_seconds must be a finite number of at least 0, got -1"),
     ],
@@ -167,13 +181,22 @@ def test_record_command_refuses(
     assert not (tmp_path / "c").exists()
 
 
+def test_record_command_says_again_why_tasks_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["record", str(tmp_path), "--tasks", "digits-autoencoder", "--metric", "--optimizers", "adamw"]
+    for _ in range(2):
+        assert cli.run(words) == 0
+        said = capsys.readouterr().err
+        assert "left out digits-autoencoder with adamw: digits-autoencoder has no metric" in said
+        assert "there before" not in said
+
+
 def test_what_was_too_slow_is_tried_again_where_more_time_is_allowed(tmp_path: Path) -> None:
     words = ["record", str(tmp_path), "--tasks", "iris-linear", "--optimizers", "adamw", "--seeds", "1", "--rates", "2",
              "--decays", "1", "--most-steps", "8", "--most-seconds"]  # fmt: skip
     assert cli.run([*words, "1e-9"]) == 0
     corpus = Corpus(tmp_path)
-    assert corpus.has("iris-linear", "adamw", 1e-9)
-    assert not corpus.has("iris-linear", "adamw", 1e-3)
+    assert "0 allowed" in (corpus.left_out("iris-linear", "adamw", 1e-9) or "")
+    assert corpus.left_out("iris-linear", "adamw", 1e-3) is None
     assert corpus.paths() == []
     assert cli.run([*words, "0"]) == 0
     assert len(corpus.paths()) == 1

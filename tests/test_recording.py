@@ -169,3 +169,8 @@ def test_no_file_is_overwritten_by_its_own_picture(tmp_path: Path) -> None:
     assert run(["report", str(path)]) == 0
     assert_equal(recording.load(path), made_up(3))
     assert (tmp_path / "run.png.png").exists()
+
+
+def test_a_file_name_is_no_formula(tmp_path: Path) -> None:
+    assert run(["report", str(made_up(3).save(tmp_path / r"a$\x_{$.json"))]) == 0
+    assert (tmp_path / r"a$\x_{$.png").exists()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from compare_toy import TinyTask
 from matplotlib import image
 from rich.console import Console
 
-from learnopt import plots, report, summary_table
+from learnopt import metrics, plots, report, summary_table
 from learnopt.baselines import REGISTRY
 from learnopt.compare import Plan, compare
+from learnopt.training import Run
 
 PICTURES = ["ratios.png", "validation.png", "training.png", "learning-rates.png"]
 
@@ -92,9 +97,44 @@ def test_read_names_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "compare.json").write_text('{"format": 7}')
     with pytest.raises(ValueError, match="has format 7"):
         report.read(tmp_path)
-    runs = [{"task": "a", "optimizer": "adam", "files": ["gone.json"]}]
-    (tmp_path / "compare.json").write_text(json.dumps({"format": 1, "runs": runs}))
-    with pytest.raises(ValueError, match=r"gone\.json cannot be read"):
+
+
+KEYS = ["command", "date", "commit", "versions", "machine", "seconds", "core_seconds", "plan", "reference", "figures",
+        "tuning", "tasks", "runs"]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_record_without_a_part_is_refused_by_name(key: str, written: Path, tmp_path: Path) -> None:
+    entry = json.loads((written / "compare.json").read_text())
+    (tmp_path / "compare.json").write_text(json.dumps({k: v for k, v in entry.items() if k != key}))
+    with pytest.raises(ValueError, match=f"is not the record of a comparison: {key}: Field required"):
+        report.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": {}}, "task: Field required"),
+        ({"losses": None}, "losses: Input should be a valid list"),
+        ({"losses": ["a"]}, r"losses\.0: Input should be a valid number"),
+        ({"step_seconds": None}, "step_seconds: Input should be a valid number"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_damaged_run_is_refused_by_name(
+    change: dict[str, object], message: str, written: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    path = next((tmp_path / "runs").glob("*.json"))
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"run": stored["run"] | change}))
+    if "surprise" in change:
+        report.read(tmp_path)  # of a later version
+    else:
+        with pytest.raises(ValueError, match=rf"{path.name} is damaged: {message}"):
+            report.read(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{path.name} cannot be read"):
         report.read(tmp_path)
 
 
@@ -118,3 +158,52 @@ def test_legends_and_titles_are_not_cut_off(written: Path, number: int) -> None:
             assert extent.y0 >= 0
             assert extent.x1 <= figure.bbox.x1
             assert extent.y1 <= figure.bbox.y1
+
+
+def ending(run: Run, steps: int) -> Run:
+    """The run as if it had diverged after so many steps."""
+    rows = [row for row in run.validation if row[0] is not None and row[0] <= steps]
+    return replace(run, losses=run.losses[:steps], validation=rows, observations=[])
+
+
+def test_curves_of_seeds_that_end_early_are_joined_by_step(written: Path) -> None:
+    entry, runs = report.read(written)
+    style = plots._Style(["adam"], entry["reference"])
+    steps = 300
+    whole = replace(runs["tiny-a", "adam"][0], losses=[1.0 + i for i in range(steps)])
+    whole.config = whole.config | {"steps": steps}
+    short = replace(ending(whole, 61), losses=[2.0 + 3 * i for i in range(61)])
+    drawn = []
+    for seeds in ([whole, short], [short, whole]):
+        figure = plots.curves({("tiny-a", "adam"): seeds}, ["tiny-a"], style, "loss", plots._training)
+        (line,) = figure.axes[0].get_lines()
+        drawn.append((np.asarray(line.get_xdata()), np.asarray(line.get_ydata())))
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    at, median = drawn[0]
+    assert at[-1] == steps
+    first, second = (metrics.smoothed(run.losses, steps) for run in (whole, short))
+    for step, value in zip(at.astype(int), median, strict=True):
+        both = [first[step - 1], *([second[step - 1]] if step <= 61 else [])]
+        assert value == pytest.approx(np.median(both)), step
+
+
+def test_rates_are_drawn_of_the_first_seed_that_has_any(written: Path) -> None:
+    _, runs = report.read(written)
+    whole = runs["tiny-a", "learnopt"][0]
+    every = {("tiny-a", "learnopt"): [ending(whole, 0), whole], ("tiny-b", "learnopt"): [ending(whole, 0)]}
+    figure = plots.learning_rates(every, ["tiny-a", "tiny-b"], "learnopt")
+    assert [axis.get_title() for axis in figure.axes if axis.get_title()] == ["tiny-a"]
+
+
+def test_ratios_beyond_the_axis_are_drawn_at_its_edge_with_their_number(written: Path) -> None:
+    entry = copy.deepcopy(report.read(written)[0])
+    for row in entry["tasks"]:
+        if row["optimizer"] == "learnopt":
+            row["validation_ratio"] = 1000.0 if row["task"] == "tiny-a" else 1e-4
+    figure = plots.ratios(entry, plots._Style(entry["plan"]["optimizers"], entry["reference"]))
+    (axis,) = figure.axes
+    assert {text.get_text() for text in axis.texts} == {"1e+03", "0.0001"}
+    low, high = axis.get_xlim()
+    points = np.concatenate([np.asarray(c.get_offsets())[:, 0] for c in axis.collections if len(c.get_offsets())])
+    assert low <= points.min()
+    assert points.max() <= high

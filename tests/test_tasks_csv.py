@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from learnopt.jobs import probe
 from learnopt.tasks import get_task
 from learnopt.tasks.csv_file import csv_task, read_frame
 from learnopt.tasks.rows import RowTask
@@ -172,3 +174,38 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     for name in ("csv:", "csv:?target=x"):
         with pytest.raises(ValueError, match="names no file; write csv:FILE"):
             get_task(name)
+
+
+def test_names_in_any_script_are_tasks_of_their_own(tmp_path: Path) -> None:
+    names = [made(write(tmp_path, lines_of(60), f"{stem}.csv")).name for stem in ("表", "数", "größe", "grse", "a b")]
+    assert len(set(names)) == 5
+    assert names[3:] == ["csv-grse", "csv-a-b"]
+    assert all(re.fullmatch(r"csv-[A-Za-z0-9_-]*[a-z0-9]", name) for name in names), names
+    long = ["x" * 200, "x" * 199 + "y"]
+    first, second = (made(write(tmp_path, lines_of(60), f"{stem}.csv")).name for stem in long)
+    assert first != second
+    assert max(len(first), len(second)) < 100
+
+
+def test_any_cell_of_the_training_rows_is_in_the_fingerprint(tmp_path: Path) -> None:
+    """Runs of the table as it was were taken for those of the table as it is."""
+    text = lines_of(5000, missing=False)
+    path = write(tmp_path, text)
+    before = made(path)
+    assert made(path).fingerprint == before.fingerprint
+    seen = {tuple(row.tolist()) for seed, step in ((0, 0), (1, 7)) for row in before.batch(seed, step)[0]}
+    lines = text.splitlines()
+    changed = 0
+    for i in range(1, len(lines)):
+        one = [*lines]
+        one[i] = lines[i].replace("small", "big") if "small" in lines[i] else lines[i].replace("big", "small")
+        after = made(write(tmp_path, "\n".join(one) + "\n"))
+        rows = [tuple(row.tolist()) for row in after.train[0][after.train[1] != before.train[1]]]
+        if not rows or rows[0] in seen:
+            continue  # a row to validate on, or one of those that are looked at anyway
+        assert after.fingerprint != before.fingerprint
+        assert probe(after).digest != probe(before).digest
+        changed += 1
+        if changed == 3:
+            break
+    assert changed == 3

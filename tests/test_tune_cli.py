@@ -127,6 +127,16 @@ def test_what_is_left_out_is_said(tmp_path: Path, case: str, capsys: pytest.Capt
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_what_an_earlier_result_left_does_not_stay_beside_another(tmp_path: Path) -> None:
+    table, out = tmp_path / "t.csv", tmp_path / "out"
+    frame().to_csv(table, index=False)
+    assert run(table, "--out", out, "--predict", table) == 0
+    names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    assert names == {"tuning.json", "tuning.png", "model.safetensors", "model.json", "predictions.csv"}
+    assert run(table, "--target", "colour", "--out", out, "--no-train") == 0
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {"tuning.json", "tuning.png"}
+
+
 def test_an_interrupted_training_leaves_the_recommendation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from learnopt import consoles
 from learnopt.fewshot import storage
 from learnopt.interrupt import deferred
 from learnopt.locking import locked
@@ -99,7 +99,7 @@ def _bar(title: str, total: int, done: int, shown: bool) -> Iterator[Callable[[R
         TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    console = Console(stderr=True, markup=False)
+    console = consoles.console(stderr=True)
     with Progress(*columns, console=console, speed_estimate_period=600, disable=not shown) as bar:
         task, smooth = bar.add_task("", total=total, completed=done, note=""), None
 

@@ -237,10 +237,11 @@ class _reporting:
             return self._progress
         if not self._progress:
             return lambda done, of: None
-        from rich.console import Console
         from rich.progress import Progress as Bar
 
-        self._bar = Bar(console=Console(stderr=True), transient=True)
+        from learnopt import consoles
+
+        self._bar = Bar(console=consoles.console(stderr=True), transient=True)
         self._bar.start()
         task = self._bar.add_task("tuning", total=self._total)
         return lambda done, of: self._bar.update(task, completed=done)
