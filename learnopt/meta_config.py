@@ -17,7 +17,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class MetaTrainConfig(BaseModel):
     """Everything that decides the resulting meta-weights; two runs with equal settings give equal weights."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     suite: str = Field("meta_train", description="suite whose families are sampled")
     valid_suite: str = Field("meta_valid", description="suite that checkpoints are selected on")
@@ -111,8 +111,11 @@ def parse_config(table: dict[str, object], source: str) -> MetaTrainConfig:
         return MetaTrainConfig.model_validate(table)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "settings"
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # of several settings, which the message names
+            raise ValueError(f"{source}: {message}") from error
+        where = ".".join(map(str, first["loc"]))
         choices = (
             f" (settings: {', '.join(MetaTrainConfig.model_fields)})" if first["type"] == "extra_forbidden" else ""
         )
-        raise ValueError(f"{source}: {where} = {first['input']!r}: {first['msg']}{choices}") from error
+        raise ValueError(f"{source}: {where} = {first['input']!r}: {message}{choices}") from error

@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[1]
 BAD: list[tuple[list[str], str]] = [
     (["meta-train", "nowhere.toml"], "cannot read config nowhere.toml"),
     (["meta-train", "--set", "pairs=0"], "pairs = '0'"),
+    (["meta-train", "--set", "sigma=inf"], "sigma = 'inf': Input should be a finite number"),
+    (["meta-train", "--set", "meta_lr=nan"], "meta_lr = 'nan'"),
+    (["meta-train", "--set", "steps_min=9000"], "learnopt: error: --set: steps_min 9000 is above steps_max"),
     (["meta-train", "--set", "pairs"], "--set takes name=value, got 'pairs'"),
     (
         ["meta-train", "--set", "estimator=adam"],
