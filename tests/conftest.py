@@ -1,7 +1,8 @@
-"""Shared set-up: one thread, so that results do not depend on the machine; who takes the checks of optimizers."""
+"""Shared set-up: one thread, so that results do not depend on the machine; Ctrl-C; who takes checks of optimizers."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+# A shell that runs pytest in the background has it ignore Ctrl-C, and so what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, str(Path(__file__).parent))  # `toy` is importable, also from worker processes that tests start
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
